@@ -1,0 +1,176 @@
+"""The one type for probability densities: particle histograms and Fokker-Planck solutions are both a `Density`."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+from scipy.interpolate import RegularGridInterpolator
+
+from .grid import Grid, evaluate
+
+
+class Density(eqx.Module):
+    """A probability law on R^d, as the mass in each cell of a grid and the mass outside it.
+
+    `mass.sum() + outside` is 1. For a law estimated from samples, `replicates` holds the masses of independent groups
+    of samples, one group per row; standard errors come from how much these differ.
+    """
+
+    grid: Grid
+    mass: Float[np.ndarray, "*shape"]
+    outside: float
+    replicates: Float[np.ndarray, "r *shape"] | None
+
+    def __init__(self, grid: Grid, mass, outside: float = 0.0, replicates=None):
+        self.grid = grid
+        self.mass = np.asarray(mass, dtype=np.float64)
+        self.outside = float(outside)
+        self.replicates = None if replicates is None else np.asarray(replicates, dtype=np.float64)
+        if self.mass.shape != grid.shape:
+            raise ValueError(f"`mass` must have the shape of the grid, {grid.shape}, but got {self.mass.shape}.")
+        if not np.all(np.isfinite(self.mass)) or np.any(self.mass < 0) or not self.outside >= 0:
+            raise ValueError(
+                f"`mass` and `outside` must be finite and not negative, got a smallest mass of {np.min(self.mass)} and "
+                f"outside={self.outside}."
+            )
+        if self.replicates is not None and self.replicates.shape[1:] != grid.shape:
+            raise ValueError(
+                f"`replicates` must have shape (r, {', '.join(map(str, grid.shape))}), got {self.replicates.shape}."
+            )
+
+    @staticmethod
+    def from_function(grid: Grid, f: Callable) -> "Density":
+        """The density proportional to the JAX function `f` of one point (d,), normalised on the grid.
+
+        Cell masses are Gauss-Legendre averages of `f`, three nodes an axis.
+        """
+        mass = grid.cell_averages(f) * grid.volumes
+        if not np.all(np.isfinite(mass)) or np.any(mass < 0) or not mass.sum() > 0:
+            raise ValueError(
+                "`f` must be finite, not negative and not zero everywhere on the grid; its cell masses reach from "
+                f"{np.min(mass)} to {np.max(mass)}."
+            )
+        return Density(grid, mass / mass.sum())
+
+    @staticmethod
+    def from_samples(grid: Grid, xs: Shaped[Array, "n d"] | Shaped[np.ndarray, "n d"]) -> "Density":
+        """The histogram of independent samples, shape (n, d), or (n,) on a grid of one axis."""
+        xs = np.asarray(xs, dtype=np.float64)
+        if xs.ndim == 1 and grid.ndim == 1:
+            xs = xs[:, None]
+        if xs.ndim != 2 or xs.shape[1] != grid.ndim or len(xs) == 0:
+            raise ValueError(f"`xs` must have shape (n, {grid.ndim}) with n > 0, got {xs.shape}.")
+        if not np.all(np.isfinite(xs)):
+            raise ValueError("`xs` must be finite; drop or repair the samples that are not.")
+        groups = min(_groups, len(xs))
+        counts = np.stack([np.histogramdd(xs[g::groups], bins=grid.edges)[0] for g in range(groups)])
+        sizes = np.array([len(xs[g::groups]) for g in range(groups)])
+        mass = counts.sum(0) / len(xs)
+        return Density(
+            grid, mass, max(0.0, 1 - mass.sum()), counts / sizes.reshape(-1, *[1] * grid.ndim) if groups > 1 else None
+        )
+
+    @staticmethod
+    def point(grid: Grid, x) -> "Density":
+        """All mass in the cell that contains the point x, shape (d,)."""
+        x = np.atleast_1d(np.asarray(x, dtype=np.float64))
+        if x.shape != (grid.ndim,):
+            raise ValueError(f"`x` must have shape ({grid.ndim},), got {x.shape}.")
+        if any(not e[0] <= c <= e[-1] for c, e in zip(x, grid.edges, strict=True)):
+            raise ValueError(f"`x` must lie in the grid, {grid}, but got {x}.")
+        mass = np.zeros(grid.shape)
+        index = [np.searchsorted(e[1:-1], c, side="right") for c, e in zip(x, grid.edges, strict=True)]
+        mass[tuple(index)] = 1.0
+        return Density(grid, mass)
+
+    @property
+    def pdf(self) -> Float[np.ndarray, "*shape"]:
+        """Mass per volume in each cell: the density at the cell centres, to second order."""
+        return self.mass / self.grid.volumes
+
+    @property
+    def standard_error(self) -> Float[np.ndarray, "*shape"] | None:
+        """The standard error of each cell's mass, or None for a law that was not sampled."""
+        if self.replicates is None:
+            return None
+        return self.replicates.std(axis=0, ddof=1) / np.sqrt(len(self.replicates))
+
+    def expect(self, fn: Callable) -> Float[np.ndarray, "..."]:
+        """E fn(X) over the mass in the grid, for a JAX function of one point (d,): the sum of mass times value.
+
+        Mass outside the grid contributes nothing.
+        """
+        values = evaluate(fn, self.grid.points.reshape(-1, self.grid.ndim))
+        return np.tensordot(self.mass.ravel(), values, axes=1)
+
+    def marginal(self, axis: int) -> "Density":
+        """The law of one coordinate, on the grid of that axis."""
+        grid = self.grid.axis(axis)
+        others = tuple(k for k in range(self.grid.ndim) if k != axis % self.grid.ndim)
+        replicates = None if self.replicates is None else self.replicates.sum(axis=tuple(k + 1 for k in others))
+        return Density(grid, self.mass.sum(axis=others), self.outside, replicates)
+
+    def cdf(self) -> Float[np.ndarray, "..."]:
+        """The mass below each edge, shape `shape[k] + 1` along axis k: P(X_1 ≤ e_1, ..., X_d ≤ e_d) within the grid.
+
+        The last entry is the mass in the grid; mass outside is not counted.
+        """
+        total = np.pad(self.mass, [(1, 0)] * self.grid.ndim)
+        for k in range(self.grid.ndim):
+            total = np.cumsum(total, axis=k)
+        return total
+
+    def at(self, x) -> Float[np.ndarray, "..."]:
+        """The density at the point x (d,) or points (n, d), interpolated linearly between cell centres.
+
+        Constant from the last centre to the edge, and 0 outside the grid.
+        """
+        x = np.asarray(x, dtype=np.float64)
+        if x.ndim == 0 and self.grid.ndim == 1:
+            x = x[None]
+        if x.ndim not in (1, 2) or x.shape[-1] != self.grid.ndim:
+            raise ValueError(f"`x` must have shape ({self.grid.ndim},) or (n, {self.grid.ndim}), got {x.shape}.")
+        lows = np.array([c[0] for c in self.grid.centres])
+        highs = np.array([c[-1] for c in self.grid.centres])
+        inside = np.all(
+            [(e[0] <= x[..., k]) & (x[..., k] <= e[-1]) for k, e in enumerate(self.grid.edges)],
+            axis=0,
+        )
+        # A single cell has no neighbour to interpolate with: repeat it.
+        centres = [np.append(c, c + 1) if c.size == 1 else c for c in self.grid.centres]
+        pdf = np.pad(self.pdf, [(0, int(n == 1)) for n in self.grid.shape], mode="edge")
+        values = RegularGridInterpolator(centres, pdf)(np.clip(x, lows, highs))
+        return np.where(inside, values if x.ndim == 2 else values[0], 0.0)
+
+    def on(self, grid: Grid) -> "Density":
+        """The same law on a coarser grid, whose edges are all edges of this one; mass left out goes to `outside`."""
+        mass, replicates = self.mass, self.replicates
+        for k, (fine, coarse) in enumerate(zip(self.grid.edges, grid.edges, strict=True)):
+            index = np.clip(np.searchsorted(fine, coarse), 0, fine.size - 1)
+            left = np.clip(index - 1, 0, fine.size - 1)
+            index = np.where(np.abs(fine[left] - coarse) < np.abs(fine[index] - coarse), left, index)
+            if np.any(np.abs(fine[index] - coarse) > _edge_tolerance * np.max(np.abs(fine))):
+                raise ValueError(
+                    f"`grid` must have only edges that this density's grid has, but axis {k} does not. "
+                    "Build one grid from the other, or compute the density on the grid that you need."
+                )
+            mass = np.add.reduceat(_cut(mass, k, index), index[:-1] - index[0], axis=k)
+            if replicates is not None:
+                replicates = np.add.reduceat(_cut(replicates, k + 1, index), index[:-1] - index[0], axis=k + 1)
+        return Density(grid, mass, max(0.0, self.outside + self.mass.sum() - mass.sum()), replicates)
+
+    def __str__(self) -> str:
+        sampled = "" if self.replicates is None else f", sampled in {len(self.replicates)} groups"
+        return f"Density on {self.grid}: mass {self.mass.sum():.6g} in the grid, {self.outside:.3g} outside{sampled}"
+
+
+# Independent groups into which samples are divided for standard errors: 31 degrees of freedom.
+_groups = 32
+
+# Edges of two grids count as one when they agree to this fraction of the axis.
+_edge_tolerance = 1e-12
+
+
+def _cut(mass: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:
+    return np.take(mass, np.arange(index[0], index[-1]), axis=axis)

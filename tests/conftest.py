@@ -1,0 +1,23 @@
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+# Two simulated devices, so that sharding is tested on any machine; must precede the first use of JAX.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Execute the shape annotations: every call of a public or private function is checked.
+_hook = jaxtyping.install_import_hook(["sgdsde", "solvers"], "typecheck.check")
+_hook.__enter__()
+
+
+@pytest.fixture
+def float32():
+    """Run a test as users run who never touch JAX's configuration."""
+    with jax.enable_x64(False):
+        yield
