@@ -48,7 +48,8 @@ class Diffusion(AbstractDiffusion):
     - shape (d, m), for G itself;
     - a lineax operator from R^m to R^d, for a G that is never written down.
 
-    Both are cast to the dtype of `x`. A `ValueError` or `TypeError` says which function returned what.
+    Arrays are cast to the dtype of `x`, which must be real floating point; an operator must have it already. A
+    `ValueError` or `TypeError` says which function returned what.
     """
 
     drift_fn: Callable
@@ -78,15 +79,16 @@ def as_operator(g, x: Float[Array, " d"]) -> lx.AbstractLinearOperator:
     """The noise G at the point x as a lineax operator, from any of the forms that `Diffusion` accepts."""
     (d,) = x.shape
     if isinstance(g, lx.AbstractLinearOperator):
-        if g.out_structure().shape != (d,) or len(g.in_structure().shape) != 1:
+        given = [(getattr(s, "shape", None), getattr(s, "dtype", None)) for s in (g.in_structure(), g.out_structure())]
+        if given != [((g.in_size(),), x.dtype), ((d,), x.dtype)]:
             raise ValueError(
-                f"`noise(t, x)` returned an operator from shape {g.in_structure().shape} to shape "
-                f"{g.out_structure().shape}; for x of shape {x.shape} it must map (m,) to {x.shape}."
+                f"`noise(t, x)` returned an operator from {g.in_structure()} to {g.out_structure()}; for x of shape "
+                f"{x.shape} and dtype {x.dtype} it must map shape (m,) to shape {x.shape} in that dtype."
             )
         return g
     g = _real_array("noise", g, x)
     if g.ndim == 0:
-        return lx.IdentityLinearOperator(jax.ShapeDtypeStruct(x.shape, x.dtype)) * g
+        return lx.IdentityLinearOperator(jax.eval_shape(lambda: x)) * g
     if g.shape == (d,):
         return lx.DiagonalLinearOperator(g)
     if g.ndim == 2 and g.shape[0] == d and g.shape[1] > 0:
@@ -99,6 +101,9 @@ def as_operator(g, x: Float[Array, " d"]) -> lx.AbstractLinearOperator:
 
 def noise_kind(operator: lx.AbstractLinearOperator) -> NoiseKind:
     """What the form of G tells: a multiple of the identity, a diagonal, or neither."""
+    # lineax allows an identity between spaces of different size.
+    if operator.in_size() != operator.out_size():
+        return "general"
     if isinstance(operator, lx.IdentityLinearOperator):
         return "isotropic"
     if isinstance(operator, (lx.MulLinearOperator, lx.NegLinearOperator, lx.DivLinearOperator)):
@@ -128,6 +133,8 @@ def noise_structure(process: AbstractDiffusion, x: Float[Array, " d"]) -> tuple[
 
 
 def _real_array(name: str, value, x: Float[Array, " d"]) -> Float[Array, "..."]:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"`x` must be an array of floating point numbers, but its dtype is {x.dtype}. Use 1.0, not 1.")
     try:
         value = jnp.asarray(value)
     except (TypeError, ValueError):

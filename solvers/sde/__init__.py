@@ -1,1 +1,7 @@
-"""sde"""
+"""Simulation of SDEs: integrators, ensembles with streamed observables, and order studies."""
+
+from .ensemble import Ensemble as Ensemble, simulate as simulate
+from .euler_maruyama import EulerMaruyama as EulerMaruyama
+from .method import AbstractMethod as AbstractMethod, Increment as Increment
+from .milstein import Milstein as Milstein
+from .observables import AbstractObservable as AbstractObservable, Histogram as Histogram, Moments as Moments

@@ -1,0 +1,399 @@
+"""Ensembles of independent paths of an SDE.
+
+Paths are always computed in blocks of one fixed size, the last one filled up, each block by the same compiled loop.
+Together with increments that have an address (`random`) this makes every path a function of the arguments alone: the
+bits do not depend on chunks, devices, segments or on what is observed.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jaxtyping import Float, Inexact
+
+from ..process import AbstractDiffusion, noise_structure
+from .engine import Block, Problem, Schedule, advance, never, numbers_per_step, start
+from .method import AbstractMethod
+from .observables import AbstractObservable
+from .random import key_words
+
+# Numbers of one block that are in flight in a step: enough to be fast, few enough to stay in cache.
+_block_numbers = 1 << 16
+_block_sizes = (64, 1 << 14)
+
+# Numbers of state and observables held on the device at a time, unless `chunk` says otherwise.
+_chunk_numbers = 1 << 24
+
+# How long a call into compiled code may take before Python is asked for Ctrl-C and progress again, in seconds, and
+# how many steps it may count at most: a block's int32 counters must not overflow.
+_segment_seconds = 0.5
+_first_segment = 64
+_longest_segment = 1 << 16
+
+# A number of steps counts as whole when it is this close to a whole number.
+_whole = 1e-6
+
+
+class Ensemble(eqx.Module):
+    """The outcome of `simulate`.
+
+    `final` holds the paths at `t1`, shape (n, d), NaN for paths that became non-finite; `nonfinite` counts those.
+    `ts`, `xs` hold every path at the times of `save_at`, shapes (s,) and (s, n, d). `ensemble["name"]` is the result
+    of the observable of that name.
+    """
+
+    final: Inexact[np.ndarray, "n d"]
+    ts: Float[np.ndarray, " s"] | None
+    xs: Inexact[np.ndarray, "s n d"] | None
+    observed: dict[str, Any]
+    nonfinite: int
+    method: str
+    dt: float
+    steps: int
+    seconds: float
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.observed:
+            raise KeyError(f"no observable {name!r} in this run; it has {sorted(self.observed)}")
+        return self.observed[name]
+
+    def __str__(self) -> str:
+        n, d = self.final.shape
+        rate = n * self.steps / max(self.seconds, 1e-9)
+        lines = [
+            f"{n} paths in {d} dimensions, {self.method}, {self.steps} steps of {self.dt:g}, {self.final.dtype}: "
+            f"{self.seconds:.2f} s, {rate:.3g} path-steps/s"
+        ]
+        if self.nonfinite:
+            lines.append(f"{self.nonfinite} paths became non-finite: statistics of the others are biased")
+        lines += [f"{name}: {value}" for name, value in self.observed.items()]
+        return "\n".join(lines)
+
+
+def simulate(
+    process: AbstractDiffusion,
+    method: AbstractMethod,
+    x0: Any,
+    t1: float,
+    dt: float,
+    key: Any,
+    paths: int | None = None,
+    *,
+    t0: float = 0.0,
+    save_at: Any = None,
+    observe: Mapping[str, AbstractObservable] | None = None,
+    burn_in: float = 0.0,
+    every: int = 1,
+    chunk: int | None = None,
+    segment: int | None = None,
+    mesh: Mesh | None = None,
+    checkpoint: str | None = None,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> Ensemble:
+    """Simulates independent paths of dX = b(t, X) dt + G(t, X) dB from `t0` to `t1` in steps of `dt`.
+
+    `x0` is one point (d,) for all `paths`, or one point a path, (n, d); the run has its dtype. `t1 - t0` and each time
+    in `save_at` must be whole numbers of steps from `t0`. `key` is a `jax.random.key`, or a seed.
+
+    Observables in `observe` sample every `every`-th step once `burn_in` time units have passed since `t0`; with
+    `burn_in=0` the first sample is taken after `every` steps.
+
+    The result is the same to the last bit, on one platform and one set of versions, for every `chunk` (paths held in
+    memory at a time), `segment` (steps between two returns to Python), `mesh` (devices over which paths are divided),
+    and for every choice of `observe` and `save_at`. A run over [t0, t1] in two calls, the second starting from the
+    first's `final` at its `t1` with the same key, is the same as one call: increments are addressed by (key, path,
+    step), and steps are counted from time 0.
+
+    `progress` shows a line on standard error; by default only if that is a terminal. Raises `ValueError` or
+    `TypeError` for arguments that do not fit, and `FloatingPointError` if any path became non-finite, unless
+    `throw=False`: then these paths stop counting, are reported in `nonfinite`, and the rest is a biased sample.
+    """
+    if checkpoint is not None:
+        raise NotImplementedError("`checkpoint` is not available yet: leave it out, and save `final` yourself.")
+    x0 = _initial_states(x0, paths)
+    clock = _Clock(t0, t1, dt)
+    schedule = _schedule(clock, burn_in, every, bool(observe), jnp.asarray(x0[:1]).dtype)
+    saves = clock.steps_at("save_at", save_at)
+    points = jnp.asarray(x0[:_most_points_probed])
+    area = method.area(process, points)
+    _, motions = noise_structure(process, points[0])
+    problem = Problem(
+        process=process,
+        method=method,
+        observe=_checked_observables(observe),
+        schedule=schedule,
+        words=key_words(key),
+        area=area,
+        motions=motions,
+        numbers=numbers_per_step(area, motions, clock.dt),
+    )
+    run = _Run(problem, clock, x0, saves, _automatic(mesh), _segment_length(segment), throw)
+    began = time.perf_counter()
+    run.through(_chunk_blocks(run, chunk), _Progress(progress, clock.steps * len(x0)))
+    return run.result(time.perf_counter() - began)
+
+
+class _Clock:
+    """Steps of length dt from t0 to t1; `origin` is the number of the first one, counted from time 0."""
+
+    def __init__(self, t0: float, t1: float, dt: float):
+        t0, t1, dt = float(t0), float(t1), float(dt)
+        if not 0 < dt < np.inf:
+            raise ValueError(f"`dt` must be positive and finite, got {dt}.")
+        if not -np.inf < t0 < t1 < np.inf:
+            raise ValueError(f"`t1` must be finite and later than `t0`, but t0={t0} and t1={t1}.")
+        exact = (t1 - t0) / dt
+        self.t0, self.dt, self.steps = t0, dt, round(exact)
+        if abs(exact - self.steps) > _whole or self.steps == 0:
+            raise ValueError(
+                f"`t1 - t0` must be a whole number of steps `dt`, but t1 - t0 = {t1 - t0:.12g} and dt = {dt:.12g}; "
+                f"the nearest that fits is dt = {(t1 - t0) / max(1, self.steps):.12g}."
+            )
+        self.origin = max(0, int(np.floor(t0 / dt + _whole)))
+        self.phase = t0 - self.origin * dt
+        if abs(self.phase) < _whole * dt:
+            self.phase = 0.0
+        if self.origin + self.steps >= never:
+            raise ValueError(f"`dt` must make fewer than 2**32 steps from time 0 to `t1`, got {self.origin + self.steps}.")
+
+    def steps_at(self, name: str, times: Any) -> list[int]:
+        """The numbers of steps after which the run is at these times."""
+        times = np.atleast_1d(np.asarray([] if times is None else times, dtype=np.float64))
+        exact = (times - self.t0) / self.dt
+        steps = np.round(exact).astype(np.int64)
+        if times.ndim != 1 or np.any(np.abs(exact - steps) > _whole) or np.any((steps < 0) | (steps > self.steps)):
+            raise ValueError(
+                f"`{name}` must hold times between t0={self.t0:g} and t1={self.time(self.steps):g}, each a whole number of "
+                f"steps dt={self.dt:g} from t0, got {times}."
+            )
+        if np.any(np.diff(steps) <= 0):
+            raise ValueError(f"`{name}` must be increasing, got {times}.")
+        return steps.tolist()
+
+    def time(self, step: int) -> float:
+        return self.phase + (self.origin + step) * self.dt
+
+
+class _Run:
+    """One simulation on the host: chunks of blocks, segments of steps, and what has come back from them."""
+
+    def __init__(self, problem, clock, x0, saves, mesh, segment, throw):
+        self.problem, self.clock, self.x0, self.saves = problem, clock, x0, saves
+        self.mesh, self.segment, self.throw = mesh, segment, throw
+        n, d = x0.shape
+        width = max(d, problem.numbers)
+        fitting = 1 << int(np.log2(max(1, _block_numbers // width)))
+        self.block = int(min(np.clip(fitting, *_block_sizes), max(16, 1 << (n - 1).bit_length())))
+        self.final = np.empty((n, d), jnp.asarray(x0[:1]).dtype)
+        self.xs = np.empty((len(saves), n, d), self.final.dtype)
+        self.first_bad = np.full(n, never, np.uint32)
+        self.totals: dict[str, Any] = {}
+
+    def through(self, blocks: int, progress: "_Progress") -> None:
+        """Runs all paths, so many blocks at a time."""
+        for first in range(0, -(-len(self.x0) // self.block), blocks):
+            self._chunk(first, blocks, progress)
+        progress.close()
+
+    def result(self, seconds: float) -> Ensemble:
+        bad = self.first_bad != never
+        self.final[bad] = np.nan
+        for k, step in enumerate(self.saves):
+            self.xs[k, self.first_bad <= self.clock.origin + step] = np.nan
+        saved = len(self.saves) > 0
+        return Ensemble(
+            final=self.final,
+            ts=np.array([self.clock.time(s) for s in self.saves]) if saved else None,
+            xs=self.xs if saved else None,
+            observed={k: o.result(self.totals[k]) for k, o in self.problem.observe.items()},
+            nonfinite=int(bad.sum()),
+            method=type(self.problem.method).__name__,
+            dt=self.clock.dt,
+            steps=self.clock.steps,
+            seconds=seconds,
+        )
+
+    def _chunk(self, first: int, blocks: int, progress: "_Progress") -> None:
+        ids = first * self.block + np.arange(blocks * self.block)
+        real = ids < len(self.x0)
+        chosen = np.where(real, ids, 0)
+        shape = (blocks, self.block)
+        state = start(
+            self.problem,
+            jnp.asarray(ids.astype(np.uint32).reshape(shape)),
+            jnp.asarray(real.reshape(shape)),
+            jnp.asarray(self.x0[chosen].reshape(*shape, -1)),
+        )
+        counters = {k: jax.tree.map(lambda c: np.zeros(c.shape, np.int64), s[0]) for k, s in state.observed.items()}
+        rows = slice(int(ids[0]), int(ids[0] + real.sum()))
+        done, length = 0, self.segment or _first_segment
+        stops = [*self.saves, self.clock.steps]
+        self._save(0, state, rows)
+        for stop in stops:
+            while done < stop:
+                steps = min(length, stop - done)
+                began = time.perf_counter()
+                origin = jnp.asarray(self.clock.origin + done, jnp.uint32)
+                state = advance(self.problem, state, origin, jnp.asarray(steps, jnp.int32), self.mesh)
+                state, counters = _drained(state, counters)
+                self.first_bad[rows] = np.asarray(state.first_bad).ravel()[real]
+                if self.throw and np.any(self.first_bad[rows] != never):
+                    raise FloatingPointError(self._why(rows, state))
+                done += steps
+                progress.add(steps * int(real.sum()))
+                if self.segment is None and time.perf_counter() - began < _segment_seconds / 2:
+                    length = min(2 * length, _longest_segment)
+            self._save(stop, state, rows)
+        self.final[rows] = np.asarray(state.x).reshape(len(real), -1)[real]
+        self._reduce(first, blocks, state, counters)
+
+    def _save(self, step: int, state: Block, rows: slice) -> None:
+        if step in self.saves:
+            x = np.asarray(state.x).reshape(-1, self.x0.shape[1])
+            self.xs[self.saves.index(step), rows] = x[: rows.stop - rows.start]
+
+    def _reduce(self, first: int, blocks: int, state: Block, counters: dict) -> None:
+        """Merges the observables of a chunk, block after block in the order of paths."""
+        count = -(-len(self.x0) // self.block)
+        for name, observable in self.problem.observe.items():
+            running = jax.tree.map(np.asarray, state.observed[name][1])
+            for b in range(min(blocks, count - first)):
+                part = observable.reduce(jax.tree.map(lambda a, b=b: a[b], (counters[name], running)), first + b)
+                seen = name in self.totals
+                self.totals[name] = observable.merge(self.totals[name], part) if seen else part
+
+    def _why(self, rows: slice, state: Block) -> str:
+        bad = self.first_bad[rows]
+        path = int(np.argmin(bad))
+        x = jnp.asarray(np.asarray(state.x).reshape(-1, self.x0.shape[1])[path])
+        before = int(bad[path]) - 1 - self.clock.origin
+        t = jnp.asarray(self.clock.time(before), x.dtype)
+        drift = np.asarray(self.problem.process.drift(t, x))
+        noise = np.asarray(self.problem.process.noise(t, x).mv(jnp.ones(self.problem.motions, x.dtype)))
+        if not np.all(np.isfinite(drift)) or not np.all(np.isfinite(noise)):
+            cause = (
+                f"There `drift(t, x)` is {drift} and `noise(t, x)` times ones is {noise}. A common cause is the square "
+                "root of a negative number, as for a negative loss under loss-proportional noise: add a constant to it."
+            )
+        else:
+            cause = (
+                f"There |drift|·dt is {np.linalg.norm(drift) * self.clock.dt:.3g} against |x| = {np.linalg.norm(x):.3g}: "
+                "the step is too long. Use a smaller `dt`."
+            )
+        return (
+            f"{np.sum(bad != never)} of {len(self.x0)} paths became non-finite, the first in the step from "
+            f"t={self.clock.time(before):g} (step {before + 1}, path {rows.start + path}), from x={np.asarray(x)}. {cause} "
+            "With `throw=False` the other paths are kept, but they are a biased sample."
+        )
+
+
+class _Progress:
+    """One line on standard error, renewed at the end of each segment."""
+
+    def __init__(self, show: bool | None, total: int):
+        self.show = sys.stderr.isatty() if show is None else show
+        self.total, self.done, self.began = total, 0, time.perf_counter()
+
+    def add(self, path_steps: int) -> None:
+        self.done += path_steps
+        if self.show:
+            rate = self.done / max(time.perf_counter() - self.began, 1e-9)
+            left = (self.total - self.done) / rate
+            line = f"\r{100 * self.done / self.total:5.1f} %, {rate:.3g} path-steps/s, {left:.0f} s left "
+            print(line, end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.show:
+            print(file=sys.stderr)
+
+
+# States at which a method looks at the noise to choose its formula.
+_most_points_probed = 64
+
+
+def _initial_states(x0: Any, paths: int | None) -> np.ndarray:
+    x0 = np.asarray(x0)
+    if not np.issubdtype(x0.dtype, np.floating):
+        raise TypeError(f"`x0` must have a floating-point dtype, got {x0.dtype}: write 0.0 for 0, or use x0.astype(float).")
+    x0 = x0.astype(jax.dtypes.canonicalize_dtype(x0.dtype))
+    if x0.ndim not in (1, 2) or x0.size == 0:
+        raise ValueError(f"`x0` must have shape (d,) for all paths or (n, d), got {x0.shape}.")
+    if not np.all(np.isfinite(x0)):
+        raise ValueError("`x0` must be finite.")
+    if paths is not None and (int(paths) != paths or not 0 < paths < 2**32):
+        raise ValueError(f"`paths` must be a positive whole number below 2**32, got {paths}.")
+    if x0.ndim == 1:
+        return np.broadcast_to(x0, (1 if paths is None else int(paths), x0.size))
+    if paths is not None and paths != len(x0):
+        raise ValueError(f"`paths` is {paths}, but `x0` has {len(x0)} rows; leave `paths` out when `x0` is (n, d).")
+    return x0
+
+
+def _schedule(clock: _Clock, burn_in: float, every: int, observed: bool, dtype) -> Schedule:
+    if not 0 <= burn_in < np.inf:
+        raise ValueError(f"`burn_in` must be a time of at least 0, got {burn_in}.")
+    if int(every) != every or every < 1:
+        raise ValueError(f"`every` must be a positive whole number of steps, got {every}.")
+    burnt = int(np.ceil(burn_in / clock.dt - _whole))
+    if observed and burnt + every > clock.steps:
+        raise ValueError(
+            f"`burn_in`={burn_in:g} and `every`={every} leave no sample in {clock.steps} steps of dt={clock.dt:g}."
+        )
+    return Schedule(
+        phase=jnp.asarray(clock.phase, dtype),
+        dt=jnp.asarray(clock.dt, dtype),
+        origin=jnp.asarray(clock.origin, jnp.uint32),
+        burn_in=jnp.asarray(min(burnt, 2**31 - 1), jnp.int32),
+        every=jnp.asarray(every, jnp.int32),
+    )
+
+
+def _checked_observables(observe: Mapping[str, AbstractObservable] | None) -> dict[str, AbstractObservable]:
+    observe = dict(observe or {})
+    for name, observable in observe.items():
+        if not isinstance(observable, AbstractObservable):
+            raise TypeError(
+                f"`observe[{name!r}]` must be an observable such as `sde.Moments()`, got {observable!r}. "
+                "For a function, write `sde.Moments(fn)`."
+            )
+    return observe
+
+
+def _automatic(mesh: Mesh | None) -> Mesh | None:
+    """The same devices, with the placement of arrays left to the compiler whatever kind of mesh was given."""
+    if mesh is None:
+        return None
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f'`mesh` must be a `jax.sharding.Mesh`, as from jax.make_mesh((2,), ("paths",)), got {mesh!r}.')
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def _segment_length(segment: int | None) -> int | None:
+    if segment is not None and (int(segment) != segment or not 0 < segment <= _longest_segment):
+        raise ValueError(f"`segment` must be a whole number of steps from 1 to {_longest_segment}, got {segment}.")
+    return segment
+
+
+def _chunk_blocks(run: _Run, chunk: int | None) -> int:
+    """Blocks to hold at a time: as many as `chunk` paths need, and no more than there are, shared by the devices."""
+    if chunk is not None and (int(chunk) != chunk or chunk < 1):
+        raise ValueError(f"`chunk` must be a positive whole number of paths, got {chunk}.")
+    d = run.x0.shape[1]
+    paths = _chunk_numbers // (d * d + 8) if chunk is None else int(chunk)
+    blocks = min(-(-paths // run.block), -(-len(run.x0) // run.block))
+    devices = 1 if run.mesh is None else run.mesh.size
+    return -(-blocks // devices) * devices
+
+
+def _drained(state: Block, counters: dict) -> tuple[Block, dict]:
+    counters = {k: jax.tree.map(lambda t, c: t + np.asarray(c), counters[k], s[0]) for k, s in state.observed.items()}
+    cleared = {k: (jax.tree.map(jnp.zeros_like, s[0]), s[1]) for k, s in state.observed.items()}
+    return eqx.tree_at(lambda b: b.observed, state, cleared), counters
+

@@ -1,0 +1,212 @@
+"""What is measured along a simulation, streamed: memory grows with neither time nor paths.
+
+An observable is updated on the device for blocks of paths, then reduced on the host. Partial results merge in a fixed
+order, so that chunks, devices and segments give the same bits.
+"""
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ..density import Density
+from ..grid import Grid
+
+
+class AbstractObservable(eqx.Module):
+    """A statistic of an ensemble that can be computed path by path as time goes on.
+
+    The state on the device is a pair `(counters, running)`. Counters are int32 arrays that only grow: they are moved
+    to 64-bit integers on the host after each segment of steps. Everything else is `running`.
+    """
+
+    @abc.abstractmethod
+    def init(self, t: Float[Array, ""], x: Float[Array, "n d"]) -> tuple[Any, Any]:
+        """The state before the first sample, for a block of n paths."""
+
+    @abc.abstractmethod
+    def update(
+        self, state: tuple[Any, Any], t: Float[Array, ""], x: Float[Array, "n d"], alive: Bool[Array, " n"]
+    ) -> tuple[Any, Any]:
+        """The state after a sample at time t; paths that are not alive must not count."""
+
+    @abc.abstractmethod
+    def reduce(self, state: tuple[Any, Any], block: int) -> Any:
+        """The state of the block of that number, as NumPy arrays with 64-bit counters, in the form that `merge` takes."""
+
+    @abc.abstractmethod
+    def merge(self, a: Any, b: Any) -> Any:
+        """Two partial results made one. Associative: exactly for counts, to rounding for sums."""
+
+    @abc.abstractmethod
+    def result(self, total: Any) -> Any:
+        """What the user gets."""
+
+
+class MomentsResult(eqx.Module):
+    """Mean and covariance over paths and times. `sem` is the standard error of the mean over independent paths."""
+
+    mean: Float[np.ndarray, "*k"]
+    cov: Float[np.ndarray, "..."]
+    sem: Float[np.ndarray, "*k"]
+    paths: int
+
+    def __str__(self) -> str:
+        return f"mean {self.mean} ± {self.sem} over {self.paths} paths"
+
+
+class Moments(AbstractObservable):
+    """Mean, covariance and standard error of a function of the state, over all paths and sampled times.
+
+    `fn(t, x)` maps one point (d,) to a scalar or a vector (k,); by default it is the state itself. In the result,
+    `mean` and `sem` have that shape and `cov` has shape (k, k), or () for a scalar. The standard error comes from the
+    spread of the time averages of independent paths, so that correlation in time does not flatter it; with one path
+    it is NaN.
+
+    A law with heavy tails may not have the moment asked for: under loss-proportional noise of strength κ on a loss
+    that grows like |x|², E|x|^q is finite only for q < 2 + 2/κ - d.
+    """
+
+    fn: Callable | None = None
+
+    def init(self, t, x):
+        phi = self._values(t, x)
+        if phi.ndim > 2:
+            raise ValueError(
+                f"`fn(t, x)` of `Moments` must return a scalar or a vector, got shape {phi.shape[1:]}. Ravel it first."
+            )
+        spread = jnp.zeros(phi.shape + phi.shape[1:], phi.dtype)
+        return (), (jnp.zeros(len(phi), phi.dtype), jnp.zeros_like(phi), spread)
+
+    def update(self, state, t, x, alive):
+        # Welford's recurrence for each path by itself: stable, and elementwise, so the same bits in every layout.
+        _, (count, mean, spread) = state
+        phi = self._values(t, x)
+        count = count + alive.astype(count.dtype)
+        wide = (slice(None),) + (None,) * (phi.ndim - 1)
+        deviation = jnp.where(alive[wide], phi - mean, 0)
+        mean = mean + deviation / jnp.maximum(count, 1)[wide]
+        residual = jnp.where(alive[wide], phi - mean, 0)
+        product = deviation * residual if phi.ndim == 1 else deviation[:, :, None] * residual[:, None, :]
+        return (), (count, mean, spread + product)
+
+    def reduce(self, state, block):
+        count, mean, spread = (np.asarray(a, dtype=np.float64) for a in state[1])
+        used = count > 0
+        count, mean, spread = count[used], mean[used], spread[used].sum(axis=0)
+        shape = mean.shape[1:]
+        mean = mean.reshape(len(mean), math.prod(shape))
+        over_time = _Spread.of(mean, count)
+        samples = _Spread(over_time.weight, over_time.mean, over_time.spread + spread.reshape(over_time.spread.shape))
+        return shape, samples, _Spread.of(mean, np.ones_like(count))
+
+    def merge(self, a, b):
+        return a[0], a[1].merged(b[1]), a[2].merged(b[2])
+
+    def result(self, total):
+        shape, samples, paths = total
+        n = int(paths.weight)
+        sem = np.sqrt(np.diagonal(paths.spread) / (n - 1) / n) if n > 1 else np.full_like(paths.mean, np.nan)
+        cov = samples.spread / samples.weight if n > 0 else np.full_like(samples.spread, np.nan)
+        mean = samples.mean if n > 0 else np.full_like(samples.mean, np.nan)
+        return MomentsResult(mean.reshape(shape), cov.reshape(shape + shape), sem.reshape(shape), n)
+
+    def _values(self, t, x):
+        phi = x if self.fn is None else jax.vmap(self.fn, in_axes=(None, 0))(t, x)
+        return phi.astype(x.dtype)
+
+
+class _Spread(eqx.Module):
+    """Total weight, weighted mean and weighted sum of squared deviations; merges in pairs (Chan, Golub and LeVeque)."""
+
+    weight: float
+    mean: Float[np.ndarray, " k"]
+    spread: Float[np.ndarray, "k k"]
+
+    @staticmethod
+    def of(values: Float[np.ndarray, "n k"], weights: Float[np.ndarray, " n"]) -> "_Spread":
+        total = float(weights.sum())
+        mean = (weights @ values) / max(total, 1.0)
+        deviation = values - mean
+        return _Spread(total, mean, (weights[:, None] * deviation).T @ deviation)
+
+    def merged(self, other: "_Spread") -> "_Spread":
+        weight = self.weight + other.weight
+        gap = other.mean - self.mean
+        share = other.weight / max(weight, 1.0)
+        spread = self.spread + other.spread + self.weight * share * np.outer(gap, gap)
+        return _Spread(weight, self.mean + share * gap, spread)
+
+
+class Histogram(AbstractObservable):
+    """The law of the state, or of `fn(t, x)`, on a grid: a `Density` with standard errors from groups of paths.
+
+    Samples outside the grid are counted in `Density.outside`.
+    """
+
+    grid: Grid
+    fn: Callable | None = None
+
+    def init(self, t, x):
+        y = self._values(t, x)
+        if y.ndim != 2 or y.shape[1] != self.grid.ndim:
+            raise ValueError(
+                f"`grid` of `Histogram` has {self.grid.ndim} axes, but what it counts has shape {y.shape[1:]}. "
+                "Pass `fn` to choose the components, as in `Histogram(grid, lambda t, x: x[:1])`."
+            )
+        return jnp.zeros((self._groups, self.grid.size + 1), jnp.int32), ()
+
+    def update(self, state, t, x, alive):
+        counts, _ = state
+        y = self._values(t, x)
+        cell = jnp.zeros(len(y), jnp.int32)
+        inside = jnp.ones(len(y), bool)
+        for k, (edges, n) in enumerate(zip(self.grid.edges, self.grid.shape, strict=True)):
+            index = jnp.searchsorted(jnp.asarray(edges, y.dtype), y[:, k], side="right").astype(jnp.int32) - 1
+            inside &= (index >= 0) & (index < n)
+            cell = cell * n + index
+        cell = jnp.where(inside, cell, self.grid.size)
+        group = jnp.arange(len(y), dtype=jnp.int32) % self._groups
+        return counts.at[group, cell].add(alive.astype(jnp.int32)), ()
+
+    def reduce(self, state, block):
+        return {(block * self._groups + g) % _most_groups: counts for g, counts in enumerate(np.asarray(state[0]))}
+
+    def merge(self, a, b):
+        return {g: a.get(g, 0) + b.get(g, 0) for g in sorted(a.keys() | b.keys())}
+
+    def result(self, total):
+        groups = np.stack([total[g] for g in sorted(total)]).astype(np.float64)
+        groups = groups[groups.sum(axis=1) > 0]
+        samples = groups.sum()
+        if samples == 0:
+            raise FloatingPointError("`Histogram` holds no samples: every path became non-finite before the first one.")
+        mass = groups.sum(axis=0) / samples
+        replicates = groups / groups.sum(axis=1, keepdims=True)
+        shape = self.grid.shape
+        return Density(
+            self.grid,
+            mass[:-1].reshape(shape),
+            mass[-1],
+            replicates[:, :-1].reshape(-1, *shape) if len(replicates) > 1 else None,
+        )
+
+    @property
+    def _groups(self) -> int:
+        return int(np.clip(_most_group_cells // self.grid.size, 1, _most_groups))
+
+    def _values(self, t, x):
+        return x if self.fn is None else jax.vmap(self.fn, in_axes=(None, 0))(t, x).astype(x.dtype)
+
+
+# Groups of paths whose spread gives a histogram's standard errors: 31 degrees of freedom.
+_most_groups = 32
+
+# Counters of one block of paths, over all its groups; fewer groups a block on larger grids.
+_most_group_cells = 1 << 18
