@@ -5,3 +5,4 @@ from .euler_maruyama import EulerMaruyama as EulerMaruyama
 from .method import AbstractMethod as AbstractMethod, Increment as Increment
 from .milstein import Milstein as Milstein
 from .observables import AbstractObservable as AbstractObservable, Histogram as Histogram, Moments as Moments
+from .order import OrderStudy as OrderStudy, strong_order as strong_order, weak_order as weak_order

@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from ..process import AbstractDiffusion
@@ -53,14 +52,13 @@ class Problem(eqx.Module):
 class Block(eqx.Module):
     """Paths and the state of their observables. `first_bad` is the step after which a path was non-finite.
 
-    A path that is about to become non-finite stays at its last finite state. All arrays have a leading axis of blocks
-    outside the compiled loop.
+    A path that is about to become non-finite stays at its last finite state.
     """
 
-    path: UInt32[Array, "*blocks n"]
-    exists: Bool[Array, "*blocks n"]
-    x: Float[Array, "*blocks n d"]
-    first_bad: UInt32[Array, "*blocks n"]
+    path: UInt32[Array, " n"]
+    exists: Bool[Array, " n"]
+    x: Float[Array, "n d"]
+    first_bad: UInt32[Array, " n"]
     observed: dict[str, Any]
 
 
@@ -84,31 +82,20 @@ def increment(area: AreaKind, motions: int, dt: Float[Array, ""], z: Float[Array
 
 
 @eqx.filter_jit
-def start(problem: Problem, path: UInt32[Array, "b n"], exists: Bool[Array, "b n"], x: Float[Array, "b n d"]) -> Block:
-    """Blocks of paths at the start of a run."""
+def start(problem: Problem, path: UInt32[Array, " n"], exists: Bool[Array, " n"], x: Float[Array, "n d"]) -> Block:
+    """A block of paths at the start of a run."""
     t = problem.schedule.time(problem.schedule.origin)
-    observed = lax.map(lambda x: {k: o.init(t, x) for k, o in problem.observe.items()}, x)
+    observed = {k: o.init(t, x) for k, o in problem.observe.items()}
     return Block(path, exists, x, jnp.full(path.shape, never, jnp.uint32), observed)
 
 
 @eqx.filter_jit
-def advance(problem: Problem, blocks: Block, first: UInt32[Array, ""], steps: Int32[Array, ""], mesh: Mesh | None):
-    """The blocks after `steps` more steps, the first of which is number `first`. Nothing depends on how many blocks
-    are advanced together, or on the devices they are divided over."""
-    arrays, static = eqx.partition((problem, first, steps), eqx.is_array)
+def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int32[Array, ""]) -> Block:
+    """The block after `steps` more steps, the first of which is number `first`.
 
-    def run(arrays, blocks):
-        problem, first, steps = eqx.combine(arrays, static)
-        return lax.map(lambda block: _advance_block(problem, block, first, steps), blocks)
-
-    if mesh is None:
-        return run(arrays, blocks)
-    over = PartitionSpec(mesh.axis_names)
-    sharded = jax.shard_map(run, mesh=mesh, in_specs=(PartitionSpec(), over), out_specs=over, check_vma=False)
-    return sharded(arrays, blocks)
-
-
-def _advance_block(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int32[Array, ""]) -> Block:
+    One program serves every block, number of steps and device of a run. That, and not arithmetic, is what makes paths
+    the same in every layout: a program for two blocks at once, or for two devices at once, may round differently.
+    """
     schedule = problem.schedule
 
     def one_step(i, block):
@@ -133,7 +120,9 @@ def _advance_block(problem: Problem, block: Block, first: UInt32[Array, ""], ste
         )
         if not problem.observe:
             return block
-        return lax.cond(schedule.is_sampled(step + 1), lambda b: _sample(problem, b, step + 1, alive), lambda b: b, block)
+        return lax.cond(
+            schedule.is_sampled(step + 1), lambda b: _sample(problem, b, step + 1, alive), lambda b: b, block
+        )
 
     return lax.fori_loop(0, steps, one_step, block)
 

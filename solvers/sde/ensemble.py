@@ -1,6 +1,6 @@
 """Ensembles of independent paths of an SDE.
 
-Paths are always computed in blocks of one fixed size, the last one filled up, each block by the same compiled loop.
+Paths are always computed in blocks of one fixed size, the last one filled up, each by one and the same program.
 Together with increments that have an address (`random`) this makes every path a function of the arguments alone: the
 bits do not depend on chunks, devices, segments or on what is observed.
 """
@@ -14,11 +14,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from jaxtyping import Float, Inexact
 
 from ..process import AbstractDiffusion, noise_structure
-from .engine import Block, Problem, Schedule, advance, never, numbers_per_step, start
+from .engine import Problem, Schedule, advance, never, numbers_per_step, start
 from .method import AbstractMethod
 from .observables import AbstractObservable
 from .random import key_words
@@ -87,7 +87,7 @@ def simulate(
     *,
     t0: float = 0.0,
     save_at: Any = None,
-    observe: Mapping[str, AbstractObservable] | None = None,
+    observe: Mapping[str, Any] | None = None,
     burn_in: float = 0.0,
     every: int = 1,
     chunk: int | None = None,
@@ -134,7 +134,7 @@ def simulate(
         motions=motions,
         numbers=numbers_per_step(area, motions, clock.dt),
     )
-    run = _Run(problem, clock, x0, saves, _automatic(mesh), _segment_length(segment), throw)
+    run = _Run(problem, clock, x0, saves, _devices(mesh), _segment_length(segment), throw)
     began = time.perf_counter()
     run.through(_chunk_blocks(run, chunk), _Progress(progress, clock.steps * len(x0)))
     return run.result(time.perf_counter() - began)
@@ -161,7 +161,9 @@ class _Clock:
         if abs(self.phase) < _whole * dt:
             self.phase = 0.0
         if self.origin + self.steps >= never:
-            raise ValueError(f"`dt` must make fewer than 2**32 steps from time 0 to `t1`, got {self.origin + self.steps}.")
+            raise ValueError(
+                f"`dt` must make fewer than 2**32 steps from time 0 to `t1`, got {self.origin + self.steps}."
+            )
 
     def steps_at(self, name: str, times: Any) -> list[int]:
         """The numbers of steps after which the run is at these times."""
@@ -170,8 +172,8 @@ class _Clock:
         steps = np.round(exact).astype(np.int64)
         if times.ndim != 1 or np.any(np.abs(exact - steps) > _whole) or np.any((steps < 0) | (steps > self.steps)):
             raise ValueError(
-                f"`{name}` must hold times between t0={self.t0:g} and t1={self.time(self.steps):g}, each a whole number of "
-                f"steps dt={self.dt:g} from t0, got {times}."
+                f"`{name}` must hold times between t0={self.t0:g} and t1={self.time(self.steps):g}, each a whole "
+                f"number of steps dt={self.dt:g} from t0, got {times}."
             )
         if np.any(np.diff(steps) <= 0):
             raise ValueError(f"`{name}` must be increasing, got {times}.")
@@ -184,22 +186,23 @@ class _Clock:
 class _Run:
     """One simulation on the host: chunks of blocks, segments of steps, and what has come back from them."""
 
-    def __init__(self, problem, clock, x0, saves, mesh, segment, throw):
-        self.problem, self.clock, self.x0, self.saves = problem, clock, x0, saves
-        self.mesh, self.segment, self.throw = mesh, segment, throw
+    def __init__(self, problem, clock, x0, saves, devices, segment, throw):
+        self.clock, self.x0, self.saves = clock, x0, saves
+        self.problem, self.segment, self.throw = problem, segment, throw
+        self.copies = [(device, _placed(problem, device)) for device in devices] or [(None, problem)]
         n, d = x0.shape
-        width = max(d, problem.numbers)
-        fitting = 1 << int(np.log2(max(1, _block_numbers // width)))
+        fitting = 1 << int(np.log2(max(1, _block_numbers // max(d, problem.numbers))))
         self.block = int(min(np.clip(fitting, *_block_sizes), max(16, 1 << (n - 1).bit_length())))
-        self.final = np.empty((n, d), jnp.asarray(x0[:1]).dtype)
-        self.xs = np.empty((len(saves), n, d), self.final.dtype)
+        self.final = np.empty((n, d), x0.dtype)
+        self.xs = np.empty((len(saves), n, d), x0.dtype)
         self.first_bad = np.full(n, never, np.uint32)
         self.totals: dict[str, Any] = {}
 
-    def through(self, blocks: int, progress: "_Progress") -> None:
+    def through(self, blocks_at_a_time: int, progress: "_Progress") -> None:
         """Runs all paths, so many blocks at a time."""
-        for first in range(0, -(-len(self.x0) // self.block), blocks):
-            self._chunk(first, blocks, progress)
+        blocks = range(-(-len(self.x0) // self.block))
+        for first in range(0, len(blocks), blocks_at_a_time):
+            self._chunk([_BlockRun(self, b) for b in blocks[first : first + blocks_at_a_time]], progress)
         progress.close()
 
     def result(self, seconds: float) -> Ensemble:
@@ -220,78 +223,96 @@ class _Run:
             seconds=seconds,
         )
 
-    def _chunk(self, first: int, blocks: int, progress: "_Progress") -> None:
-        ids = first * self.block + np.arange(blocks * self.block)
-        real = ids < len(self.x0)
-        chosen = np.where(real, ids, 0)
-        shape = (blocks, self.block)
-        state = start(
-            self.problem,
-            jnp.asarray(ids.astype(np.uint32).reshape(shape)),
-            jnp.asarray(real.reshape(shape)),
-            jnp.asarray(self.x0[chosen].reshape(*shape, -1)),
-        )
-        counters = {k: jax.tree.map(lambda c: np.zeros(c.shape, np.int64), s[0]) for k, s in state.observed.items()}
-        rows = slice(int(ids[0]), int(ids[0] + real.sum()))
+    def _chunk(self, blocks: "list[_BlockRun]", progress: "_Progress") -> None:
         done, length = 0, self.segment or _first_segment
-        stops = [*self.saves, self.clock.steps]
-        self._save(0, state, rows)
-        for stop in stops:
+        for stop in [*self.saves, self.clock.steps]:
             while done < stop:
                 steps = min(length, stop - done)
                 began = time.perf_counter()
-                origin = jnp.asarray(self.clock.origin + done, jnp.uint32)
-                state = advance(self.problem, state, origin, jnp.asarray(steps, jnp.int32), self.mesh)
-                state, counters = _drained(state, counters)
-                self.first_bad[rows] = np.asarray(state.first_bad).ravel()[real]
-                if self.throw and np.any(self.first_bad[rows] != never):
-                    raise FloatingPointError(self._why(rows, state))
+                for block in blocks:
+                    block.advance(done, steps)
+                for block in blocks:
+                    block.collect()
+                if self.throw and any(np.any(self.first_bad[b.rows] != never) for b in blocks):
+                    raise FloatingPointError(self._why(blocks))
                 done += steps
-                progress.add(steps * int(real.sum()))
+                progress.add(steps * sum(b.count for b in blocks))
                 if self.segment is None and time.perf_counter() - began < _segment_seconds / 2:
                     length = min(2 * length, _longest_segment)
-            self._save(stop, state, rows)
-        self.final[rows] = np.asarray(state.x).reshape(len(real), -1)[real]
-        self._reduce(first, blocks, state, counters)
+            if stop in self.saves:
+                for block in blocks:
+                    self.xs[self.saves.index(stop), block.rows] = block.x
+        for block in blocks:
+            self.final[block.rows] = block.x
+            self._merge(block)
 
-    def _save(self, step: int, state: Block, rows: slice) -> None:
-        if step in self.saves:
-            x = np.asarray(state.x).reshape(-1, self.x0.shape[1])
-            self.xs[self.saves.index(step), rows] = x[: rows.stop - rows.start]
-
-    def _reduce(self, first: int, blocks: int, state: Block, counters: dict) -> None:
-        """Merges the observables of a chunk, block after block in the order of paths."""
-        count = -(-len(self.x0) // self.block)
+    def _merge(self, block: "_BlockRun") -> None:
         for name, observable in self.problem.observe.items():
-            running = jax.tree.map(np.asarray, state.observed[name][1])
-            for b in range(min(blocks, count - first)):
-                part = observable.reduce(jax.tree.map(lambda a, b=b: a[b], (counters[name], running)), first + b)
-                seen = name in self.totals
-                self.totals[name] = observable.merge(self.totals[name], part) if seen else part
+            part = observable.reduce(block.observed(name), block.number)
+            seen = name in self.totals
+            self.totals[name] = observable.merge(self.totals[name], part) if seen else part
 
-    def _why(self, rows: slice, state: Block) -> str:
-        bad = self.first_bad[rows]
-        path = int(np.argmin(bad))
-        x = jnp.asarray(np.asarray(state.x).reshape(-1, self.x0.shape[1])[path])
-        before = int(bad[path]) - 1 - self.clock.origin
+    def _why(self, blocks: "list[_BlockRun]") -> str:
+        path = int(np.argmin(self.first_bad))
+        block = next(b for b in blocks if b.rows.start <= path < b.rows.stop)
+        x = jnp.asarray(block.x[path - block.rows.start])
+        before = int(self.first_bad[path]) - 1 - self.clock.origin
         t = jnp.asarray(self.clock.time(before), x.dtype)
         drift = np.asarray(self.problem.process.drift(t, x))
         noise = np.asarray(self.problem.process.noise(t, x).mv(jnp.ones(self.problem.motions, x.dtype)))
-        if not np.all(np.isfinite(drift)) or not np.all(np.isfinite(noise)):
+        if np.any(np.isnan(drift)) or np.any(np.isnan(noise)):
             cause = (
                 f"There `drift(t, x)` is {drift} and `noise(t, x)` times ones is {noise}. A common cause is the square "
                 "root of a negative number, as for a negative loss under loss-proportional noise: add a constant to it."
             )
         else:
             cause = (
-                f"There |drift|·dt is {np.linalg.norm(drift) * self.clock.dt:.3g} against |x| = {np.linalg.norm(x):.3g}: "
-                "the step is too long. Use a smaller `dt`."
+                f"There max |drift|·dt is {np.max(np.abs(drift)) * self.clock.dt:.3g} against max |x| = "
+                f"{np.max(np.abs(x)):.3g}: the step is too long. Use a smaller `dt`."
             )
         return (
-            f"{np.sum(bad != never)} of {len(self.x0)} paths became non-finite, the first in the step from "
-            f"t={self.clock.time(before):g} (step {before + 1}, path {rows.start + path}), from x={np.asarray(x)}. {cause} "
+            f"{np.sum(self.first_bad != never)} of {len(self.x0)} paths became non-finite, the first in the step from "
+            f"t={self.clock.time(before):g} (step {before + 1}, path {path}), from x={np.asarray(x)}. {cause} "
             "With `throw=False` the other paths are kept, but they are a biased sample."
         )
+
+
+class _BlockRun:
+    """One block on its way through the run: its device state, and its counters in 64 bits on the host."""
+
+    def __init__(self, run: _Run, number: int):
+        self.run, self.number = run, number
+        first = number * run.block
+        self.count = min(run.block, len(run.x0) - first)
+        self.rows = slice(first, first + self.count)
+        self.device, self.problem = run.copies[number % len(run.copies)]
+        x = np.concatenate([run.x0[self.rows], np.repeat(run.x0[:1], run.block - self.count, axis=0)])
+        path = (first + np.arange(run.block)).astype(np.uint32)
+        self.state = start(self.problem, *jax.device_put((path, np.arange(run.block) < self.count, x), self.device))
+        observed = self.state.observed
+        self.counters = {k: jax.tree.map(lambda c: np.zeros(c.shape, np.int64), observed[k][0]) for k in observed}
+
+    def advance(self, done: int, steps: int) -> None:
+        """Sends the next steps on their way; does not wait for them."""
+        first, steps = np.uint32(self.run.clock.origin + done), np.int32(steps)
+        self.state = advance(self.problem, self.state, *jax.device_put((first, steps), self.device))
+
+    def collect(self) -> None:
+        """Waits for the steps, and takes what must not stay on the device."""
+        self.run.first_bad[self.rows] = np.asarray(self.state.first_bad)[: self.count]
+        observed = self.state.observed
+        self.counters = {
+            k: jax.tree.map(lambda total, c: total + np.asarray(c), self.counters[k], observed[k][0]) for k in observed
+        }
+        cleared = {k: (jax.tree.map(jnp.zeros_like, counters), running) for k, (counters, running) in observed.items()}
+        self.state = eqx.tree_at(lambda b: b.observed, self.state, cleared)
+
+    @property
+    def x(self) -> Inexact[np.ndarray, "n d"]:
+        return np.asarray(self.state.x)[: self.count]
+
+    def observed(self, name: str) -> tuple[Any, Any]:
+        return self.counters[name], jax.tree.map(np.asarray, self.state.observed[name][1])
 
 
 class _Progress:
@@ -321,7 +342,9 @@ _most_points_probed = 64
 def _initial_states(x0: Any, paths: int | None) -> np.ndarray:
     x0 = np.asarray(x0)
     if not np.issubdtype(x0.dtype, np.floating):
-        raise TypeError(f"`x0` must have a floating-point dtype, got {x0.dtype}: write 0.0 for 0, or use x0.astype(float).")
+        raise TypeError(
+            f"`x0` must have a floating-point dtype, got {x0.dtype}: write 0.0 for 0, or use x0.astype(float)."
+        )
     x0 = x0.astype(jax.dtypes.canonicalize_dtype(x0.dtype))
     if x0.ndim not in (1, 2) or x0.size == 0:
         raise ValueError(f"`x0` must have shape (d,) for all paths or (n, d), got {x0.shape}.")
@@ -355,7 +378,7 @@ def _schedule(clock: _Clock, burn_in: float, every: int, observed: bool, dtype) 
     )
 
 
-def _checked_observables(observe: Mapping[str, AbstractObservable] | None) -> dict[str, AbstractObservable]:
+def _checked_observables(observe: Mapping[str, Any] | None) -> dict[str, AbstractObservable]:
     observe = dict(observe or {})
     for name, observable in observe.items():
         if not isinstance(observable, AbstractObservable):
@@ -366,13 +389,17 @@ def _checked_observables(observe: Mapping[str, AbstractObservable] | None) -> di
     return observe
 
 
-def _automatic(mesh: Mesh | None) -> Mesh | None:
-    """The same devices, with the placement of arrays left to the compiler whatever kind of mesh was given."""
+def _placed(problem: Problem, device: Any) -> Problem:
+    arrays, rest = eqx.partition(problem, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, device), rest)
+
+
+def _devices(mesh: Mesh | None) -> list:
     if mesh is None:
-        return None
+        return []
     if not isinstance(mesh, Mesh):
         raise TypeError(f'`mesh` must be a `jax.sharding.Mesh`, as from jax.make_mesh((2,), ("paths",)), got {mesh!r}.')
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    return list(mesh.devices.flat)
 
 
 def _segment_length(segment: int | None) -> int | None:
@@ -382,18 +409,9 @@ def _segment_length(segment: int | None) -> int | None:
 
 
 def _chunk_blocks(run: _Run, chunk: int | None) -> int:
-    """Blocks to hold at a time: as many as `chunk` paths need, and no more than there are, shared by the devices."""
+    """Blocks to hold at a time: as many as `chunk` paths need, and at least one a device."""
     if chunk is not None and (int(chunk) != chunk or chunk < 1):
         raise ValueError(f"`chunk` must be a positive whole number of paths, got {chunk}.")
     d = run.x0.shape[1]
     paths = _chunk_numbers // (d * d + 8) if chunk is None else int(chunk)
-    blocks = min(-(-paths // run.block), -(-len(run.x0) // run.block))
-    devices = 1 if run.mesh is None else run.mesh.size
-    return -(-blocks // devices) * devices
-
-
-def _drained(state: Block, counters: dict) -> tuple[Block, dict]:
-    counters = {k: jax.tree.map(lambda t, c: t + np.asarray(c), counters[k], s[0]) for k, s in state.observed.items()}
-    cleared = {k: (jax.tree.map(jnp.zeros_like, s[0]), s[1]) for k, s in state.observed.items()}
-    return eqx.tree_at(lambda b: b.observed, state, cleared), counters
-
+    return max(len(run.copies), -(-paths // run.block))

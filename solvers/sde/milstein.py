@@ -123,5 +123,5 @@ def _is_separable(process: AbstractDiffusion, x: Float[Array, "n d"]) -> bool:
     points = jnp.asarray(centres + scale * random.normal(size=centres.shape), x.dtype)
     slopes = jax.jit(jax.vmap(jax.jacfwd(lambda y: lx.diagonal(process.noise(jnp.zeros((), x.dtype), y)))))(points)
     off_diagonal = slopes * (1 - jnp.eye(x.shape[1], dtype=x.dtype))
-    # A probe outside the domain of the noise gives NaN, which counts as dependence: the general formula is always right.
+    # NaN from a probe outside the domain of the noise counts as dependence: the general formula is always right.
     return bool(jnp.all(off_diagonal == 0))

@@ -38,7 +38,7 @@ class AbstractObservable(eqx.Module):
 
     @abc.abstractmethod
     def reduce(self, state: tuple[Any, Any], block: int) -> Any:
-        """The state of the block of that number, as NumPy arrays with 64-bit counters, in the form that `merge` takes."""
+        """What `merge` takes, from the state of the block of that number: NumPy arrays, with 64-bit counters."""
 
     @abc.abstractmethod
     def merge(self, a: Any, b: Any) -> Any:

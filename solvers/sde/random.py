@@ -6,22 +6,27 @@ was computed before, in which order and where; chunks, devices, segments and res
 The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, UInt32
 
 _multipliers = (0xD2511F53, 0xCD9E8D57)
 _weyl = (0x9E3779B9, 0xBB67AE85)
 _rounds = 10
 
 
-def key_words(key: PRNGKeyArray | UInt32[Array, "2"] | int) -> UInt32[Array, "2"]:
+def key_words(key: Any) -> UInt32[Array, "2"]:
     """The two 32-bit words that a run takes from `key`: a `jax.random.key`, or a whole number as a seed."""
-    if isinstance(key, int):
+    if not isinstance(key, (int, np.integer, np.ndarray, jax.Array)):
+        raise TypeError(f"`key` must be a `jax.random.key(seed)` or a whole number, got {key!r}.")
+    if isinstance(key, (int, np.integer)):
         if not 0 <= key < 2**32:
             raise ValueError(f"`key` as a seed must lie in [0, 2**32), but got {key}; larger seeds would be cut short.")
-        key = jax.random.key(key)
+        key = jax.random.key(int(key))
     data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jnp.asarray(key)
     if data.shape != (2,) or data.dtype != jnp.uint32:
         raise ValueError(
