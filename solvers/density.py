@@ -29,14 +29,21 @@ class Density(eqx.Module):
         self.replicates = None if replicates is None else np.asarray(replicates, dtype=np.float64)
         if self.mass.shape != grid.shape:
             raise ValueError(f"`mass` must have the shape of the grid, {grid.shape}, but got {self.mass.shape}.")
-        if not np.all(np.isfinite(self.mass)) or np.any(self.mass < 0) or not self.outside >= 0:
+        if not np.all(np.isfinite(self.mass)) or np.any(self.mass < 0) or not 0 <= self.outside < np.inf:
             raise ValueError(
-                f"`mass` and `outside` must be finite and not negative, got a smallest mass of {np.min(self.mass)} and "
-                f"outside={self.outside}."
+                f"`mass` and `outside` must be finite and not negative, got a smallest mass of {np.min(self.mass):.6g} "
+                f"and outside={self.outside:.6g}."
             )
-        if self.replicates is not None and self.replicates.shape[1:] != grid.shape:
+        total = self.mass.sum() + self.outside
+        if abs(total - 1) > _total_tolerance:
             raise ValueError(
-                f"`replicates` must have shape (r, {', '.join(map(str, grid.shape))}), got {self.replicates.shape}."
+                f"`mass` and `outside` must sum to 1, but their sum is {total:.9g}. Values of a density become masses "
+                "when multiplied by `grid.volumes`."
+            )
+        if self.replicates is not None and (self.replicates.shape[1:] != grid.shape or len(self.replicates) < 2):
+            raise ValueError(
+                f"`replicates` must have shape (r, {', '.join(map(str, grid.shape))}) with r > 1, got "
+                f"{self.replicates.shape}."
             )
 
     @staticmethod
@@ -49,12 +56,12 @@ class Density(eqx.Module):
         if not np.all(np.isfinite(mass)) or np.any(mass < 0) or not mass.sum() > 0:
             raise ValueError(
                 "`f` must be finite, not negative and not zero everywhere on the grid; its cell masses reach from "
-                f"{np.min(mass)} to {np.max(mass)}."
+                f"{np.min(mass):.6g} to {np.max(mass):.6g}."
             )
         return Density(grid, mass / mass.sum())
 
     @staticmethod
-    def from_samples(grid: Grid, xs: Shaped[Array, "n d"] | Shaped[np.ndarray, "n d"]) -> "Density":
+    def from_samples(grid: Grid, xs: Shaped[Array, "..."] | Shaped[np.ndarray, "..."]) -> "Density":
         """The histogram of independent samples, shape (n, d), or (n,) on a grid of one axis."""
         xs = np.asarray(xs, dtype=np.float64)
         if xs.ndim == 1 and grid.ndim == 1:
@@ -66,10 +73,9 @@ class Density(eqx.Module):
         groups = min(_groups, len(xs))
         counts = np.stack([np.histogramdd(xs[g::groups], bins=grid.edges)[0] for g in range(groups)])
         sizes = np.array([len(xs[g::groups]) for g in range(groups)])
-        mass = counts.sum(0) / len(xs)
-        return Density(
-            grid, mass, max(0.0, 1 - mass.sum()), counts / sizes.reshape(-1, *[1] * grid.ndim) if groups > 1 else None
-        )
+        replicates = counts / sizes.reshape(-1, *[1] * grid.ndim) if groups > 1 else None
+        # Counted, not 1 - mass: exactly 0 when every sample is inside.
+        return Density(grid, counts.sum(0) / len(xs), (len(xs) - counts.sum()) / len(xs), replicates)
 
     @staticmethod
     def point(grid: Grid, x) -> "Density":
@@ -131,6 +137,8 @@ class Density(eqx.Module):
             x = x[None]
         if x.ndim not in (1, 2) or x.shape[-1] != self.grid.ndim:
             raise ValueError(f"`x` must have shape ({self.grid.ndim},) or (n, {self.grid.ndim}), got {x.shape}.")
+        if np.any(np.isnan(x)):
+            raise ValueError("`x` must hold numbers, but some are NaN.")
         lows = np.array([c[0] for c in self.grid.centres])
         highs = np.array([c[-1] for c in self.grid.centres])
         inside = np.all(
@@ -146,11 +154,14 @@ class Density(eqx.Module):
     def on(self, grid: Grid) -> "Density":
         """The same law on a coarser grid, whose edges are all edges of this one; mass left out goes to `outside`."""
         mass, replicates = self.mass, self.replicates
+        if grid.ndim != self.grid.ndim:
+            raise ValueError(f"`grid` must have {self.grid.ndim} axes like this density's, but it has {grid.ndim}.")
         for k, (fine, coarse) in enumerate(zip(self.grid.edges, grid.edges, strict=True)):
-            index = np.clip(np.searchsorted(fine, coarse), 0, fine.size - 1)
-            left = np.clip(index - 1, 0, fine.size - 1)
-            index = np.where(np.abs(fine[left] - coarse) < np.abs(fine[index] - coarse), left, index)
-            if np.any(np.abs(fine[index] - coarse) > _edge_tolerance * np.max(np.abs(fine))):
+            # The cell whose edges enclose the coarse edge, then the nearer of the two.
+            cell = np.clip(np.searchsorted(fine, coarse) - 1, 0, fine.size - 2)
+            index = np.where(coarse - fine[cell] < fine[cell + 1] - coarse, cell, cell + 1)
+            apart = np.abs(fine[index] - coarse) > _edge_tolerance * (fine[cell + 1] - fine[cell])
+            if np.any(apart) or np.any(np.diff(index) < 1):
                 raise ValueError(
                     f"`grid` must have only edges that this density's grid has, but axis {k} does not. "
                     "Build one grid from the other, or compute the density on the grid that you need."
@@ -168,8 +179,12 @@ class Density(eqx.Module):
 # Independent groups into which samples are divided for standard errors: 31 degrees of freedom.
 _groups = 32
 
-# Edges of two grids count as one when they agree to this fraction of the axis.
-_edge_tolerance = 1e-12
+# Sums of float32 masses over a million cells still pass; values of a density, taken for masses, do not.
+_total_tolerance = 1e-4
+
+# Edges of two grids count as one when they agree to this fraction of a cell: far above rounding, and so little that
+# the mass between them does not matter.
+_edge_tolerance = 1e-6
 
 
 def _cut(mass: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:

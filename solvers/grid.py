@@ -35,6 +35,10 @@ class Grid(eqx.Module):
         if centres is None:
             centres = [0.5 * (e[1:] + e[:-1]) for e in self.edges]
         self.centres = tuple(np.asarray(c, dtype=np.float64) for c in centres)
+        if len(self.centres) != len(self.edges):
+            raise ValueError(
+                f"`centres` must hold one array per axis, but there are {len(self.centres)} for {len(self.edges)} axes."
+            )
         for k, (e, c) in enumerate(zip(self.edges, self.centres, strict=True)):
             if c.shape != (e.size - 1,) or not np.all((e[:-1] < c) & (c < e[1:])):
                 raise ValueError(f"`centres` of axis {k} must lie one in each cell, got {c!r}.")
@@ -44,7 +48,7 @@ class Grid(eqx.Module):
         """Equal cells: one `(low, high, cells)` per axis, as in `Grid.uniform((-3, 3, 400), (0, 1, 100))`."""
         edges = []
         for k, axis in enumerate(axes):
-            if len(axis) != 3:
+            if np.shape(axis) != (3,):
                 raise ValueError(f"Axis {k} of `Grid.uniform` must be (low, high, cells), got {axis!r}.")
             low, high, cells = float(axis[0]), float(axis[1]), _cells(k, axis[2])
             if not -np.inf < low < high < np.inf:
@@ -61,7 +65,7 @@ class Grid(eqx.Module):
         """
         edges, centres = [], []
         for k, axis in enumerate(axes):
-            if len(axis) != 3:
+            if np.shape(axis) != (3,):
                 raise ValueError(f"Axis {k} of `Grid.stretched` must be (reach, cells, scale), got {axis!r}.")
             reach, cells, scale = float(axis[0]), _cells(k, axis[1]), float(axis[2])
             if not 0 < scale < np.inf or not 0 < reach < np.inf:
@@ -122,6 +126,10 @@ class Grid(eqx.Module):
 
         Exact for polynomials of degree 2·`nodes` - 1 along each axis.
         """
+        value = jax.eval_shape(fn, jax.ShapeDtypeStruct((self.ndim,), jax.numpy.result_type(float)))
+        if getattr(value, "shape", None) != ():
+            raise ValueError(f"The function must return one number for a point of shape ({self.ndim},), got {value}.")
+        batched = jax.jit(jax.vmap(fn))
         x, w = np.polynomial.legendre.leggauss(nodes)
         x, w = 0.5 * (1 + x), 0.5 * w
         along = [e[:-1, None] + np.diff(e)[:, None] * x for e in self.edges]
@@ -129,7 +137,7 @@ class Grid(eqx.Module):
         for index in np.ndindex(*[nodes] * self.ndim):
             points = np.stack(np.meshgrid(*[a[:, i] for a, i in zip(along, index, strict=True)], indexing="ij"), -1)
             weight = np.prod([w[i] for i in index])
-            total += weight * evaluate(fn, points.reshape(-1, self.ndim)).reshape(self.shape)
+            total += weight * _evaluate_batched(batched, points.reshape(-1, self.ndim)).reshape(self.shape)
         return total
 
     def __str__(self) -> str:
@@ -141,12 +149,15 @@ class Grid(eqx.Module):
 
 def evaluate(fn: Callable, points: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, "n *value"]:
     """`fn` of one point (d,) at each of the points, vectorised and compiled, in slices of bounded memory."""
-    batched = jax.jit(jax.vmap(fn))
+    return _evaluate_batched(jax.jit(jax.vmap(fn)), points)
+
+
+def _evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, "n *value"]:
     slices = [points[i : i + _points_per_call] for i in range(0, len(points), _points_per_call)]
     return np.concatenate([np.asarray(batched(jax.numpy.asarray(s))) for s in slices])
 
 
 def _cells(k: int, cells) -> int:
-    if int(cells) != cells or cells < 1:
+    if not np.isfinite(cells) or int(cells) != cells or cells < 1:
         raise ValueError(f"Axis {k} must have a whole, positive number of cells, got {cells!r}.")
     return int(cells)

@@ -21,3 +21,11 @@ def float32():
     """Run a test as users run who never touch JAX's configuration."""
     with jax.enable_x64(False):
         yield
+
+
+@pytest.fixture
+def unchecked():
+    """Run a test as users run, with nothing that executes the annotations: our own messages must come through."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
