@@ -1,0 +1,137 @@
+"""Drift and diffusion of a process at many points, checked: finite, not degenerate, with a diagonal tensor."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ..grid import Grid, evaluate
+from ..process import AbstractDiffusion, noise_structure
+
+# Off-diagonal diffusion counts as zero below this fraction of sqrt(D_ii D_jj): rounding of G Gᵀ.
+_diagonal_tolerance = 1e-12
+
+# Gauss-Legendre nodes for the integral of b / D over half a cell.
+_nodes = 4
+
+
+def check_process(process: AbstractDiffusion, grid: Grid) -> None:
+    """Raise if the process can't be evaluated at the points of the grid in float64; computes nothing."""
+    if jnp.zeros(()).dtype != jnp.float64:
+        raise RuntimeError(
+            "The Fokker-Planck solver needs float64, which is off in JAX. Add at the top of your program: "
+            'jax.config.update("jax_enable_x64", True)'
+        )
+    if grid.ndim > 2:
+        raise NotImplementedError(
+            f"`grid` has {grid.ndim} axes; the Fokker-Planck solver handles 1 and 2. In more dimensions simulate "
+            "particles with `solvers.sde.simulate`, or reduce the process to a radial or marginal one."
+        )
+    try:
+        noise_structure(process, jnp.zeros(grid.ndim))
+    except Exception as error:
+        raise ValueError(
+            f"`process` can't be evaluated at a point of `grid`, which has {grid.ndim} "
+            f"{'axis' if grid.ndim == 1 else 'axes'} (x has shape ({grid.ndim},)): {error} "
+            "The grid must have one axis for each coordinate of the process."
+        ) from error
+
+
+def coefficients(
+    process: AbstractDiffusion, points: Float[np.ndarray, "n d"]
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
+    """The drift b and the diagonal of D at the points, at t = 0. Raises where they are of no use, and says where."""
+    d = points.shape[1]
+
+    def at(x):
+        t = jnp.zeros((), x.dtype)
+        return jnp.concatenate([process.drift(t, x), process.diffusion(t, x).ravel()])
+
+    values = evaluate(at, points)
+    drift, tensor = values[:, :d], values[:, d:].reshape(-1, d, d)
+    _check_finite("drift", drift, points)
+    _check_finite("noise", tensor, points)
+    diagonal = np.diagonal(tensor, axis1=1, axis2=2)
+    _check_not_degenerate(diagonal, points)
+    _check_diagonal(tensor, diagonal, points)
+    return drift, diagonal
+
+
+def half_edge_integrals(
+    process: AbstractDiffusion, grid: Grid
+) -> tuple[tuple[Float[np.ndarray, "..."], ...], Float[np.ndarray, "..."]]:
+    """The integrals of b_k / D_kk from low face to centre and centre to high face, and D_kk at the centres.
+
+    One array of shape (2, *shape) for each axis k, and one of shape (d, *shape).
+    """
+    weights = [_half_edge_nodes(grid, k)[1] for k in range(grid.ndim)]
+    clouds = [grid.points.reshape(-1, grid.ndim)] + [_line_points(grid, k) for k in range(grid.ndim)]
+    drift, diffusion = coefficients(process, np.concatenate(clouds))
+    ends = np.cumsum([len(c) for c in clouds])
+    integrals = []
+    for k in range(grid.ndim):
+        omega = drift[ends[k] : ends[k + 1], k] / diffusion[ends[k] : ends[k + 1], k]
+        shape = (*grid.shape[:k], grid.shape[k], 2, _nodes, *grid.shape[k + 1 :])
+        weight = weights[k].reshape(*weights[k].shape, *[1] * (grid.ndim - k - 1))
+        integrals.append(np.moveaxis((omega.reshape(shape) * weight).sum(k + 2), k + 1, 0))
+    centre = diffusion[: ends[0]].T.reshape(grid.ndim, *grid.shape)
+    return tuple(integrals), centre
+
+
+def _half_edge_nodes(grid: Grid, k: int) -> tuple[Float[np.ndarray, "n 2 q"], Float[np.ndarray, "n 2 q"]]:
+    # Nodes and weights on the two halves of every cell of axis k, apart at the centre.
+    xi, w = np.polynomial.legendre.leggauss(_nodes)
+    low = np.stack([grid.edges[k][:-1], grid.centres[k]], axis=-1)[..., None]
+    length = np.stack([grid.centres[k] - grid.edges[k][:-1], grid.edges[k][1:] - grid.centres[k]], axis=-1)[..., None]
+    return low + length * 0.5 * (1 + xi), length * 0.5 * w
+
+
+def _line_points(grid: Grid, k: int) -> Float[np.ndarray, "n d"]:
+    along = list(grid.centres)
+    along[k] = _half_edge_nodes(grid, k)[0].ravel()
+    return np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
+
+
+def _check_finite(name: str, values: Float[np.ndarray, "n ..."], points: Float[np.ndarray, "n d"]) -> None:
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    if np.any(bad):
+        hint = (
+            " A common cause is the square root of a negative variance, such as a negative loss under "
+            "loss-proportional noise: add a constant to the loss."
+            if name == "noise"
+            else ""
+        )
+        raise ValueError(
+            f"`{name}(t, x)` is not finite at {bad.sum()} of {bad.size} points, the first being "
+            f"x={_show(points[bad][0])}.{hint}"
+        )
+
+
+def _check_not_degenerate(diagonal: Float[np.ndarray, "n d"], points: Float[np.ndarray, "n d"]) -> None:
+    bad = ~(diagonal > 0).all(axis=1)
+    if np.any(bad):
+        raise NotImplementedError(
+            f"The diffusion of coordinate {int(np.argmin(diagonal[bad][0] > 0))} is zero at {bad.sum()} of {bad.size} "
+            f"points, the first being x={_show(points[bad][0])}; degenerate diffusion is not implemented yet. Add a "
+            "constant to the noise (for loss-proportional noise, to the loss), or simulate particles with "
+            "`solvers.sde.simulate`."
+        )
+
+
+def _check_diagonal(
+    tensor: Float[np.ndarray, "n d d"], diagonal: Float[np.ndarray, "n d"], points: Float[np.ndarray, "n d"]
+) -> None:
+    scale = np.sqrt(diagonal[:, :, None] * diagonal[:, None, :])
+    off = np.abs(tensor) > _diagonal_tolerance * scale
+    off[:, range(diagonal.shape[1]), range(diagonal.shape[1])] = False
+    if np.any(off):
+        n, i, j = np.argwhere(off)[0]
+        raise NotImplementedError(
+            f"Full-tensor diffusion is not implemented yet, and D_{i}{j} = {tensor[n, i, j]:.6g} at "
+            f"x={_show(points[n])}, where D_{i}{i} = {tensor[n, i, i]:.6g} and D_{j}{j} = {tensor[n, j, j]:.6g}. "
+            "Choose coordinates in which D is diagonal (for a constant D, its eigenvectors), or simulate particles "
+            "with `solvers.sde.simulate`."
+        )
+
+
+def _show(x: Float[np.ndarray, " d"]) -> str:
+    return "(" + ", ".join(f"{c:.6g}" for c in x) + ")"
