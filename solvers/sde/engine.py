@@ -98,9 +98,12 @@ def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int
     """
     schedule = problem.schedule
 
-    def one_step(i, block):
+    def draw(step):
+        return normals(problem.words, block.path, step, problem.numbers, block.x.dtype)
+
+    def one_step(i, carry):
+        block, z = carry
         step = first + i.astype(jnp.uint32)
-        z = normals(problem.words, block.path, step, problem.numbers, block.x.dtype)
         t = schedule.time(step)
 
         def one_path(x, z):
@@ -118,13 +121,14 @@ def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int
             jnp.where(was_alive & ~finite, step + 1, block.first_bad),
             block.observed,
         )
-        if not problem.observe:
-            return block
-        return lax.cond(
-            schedule.is_sampled(step + 1), lambda b: _sample(problem, b, step + 1, alive), lambda b: b, block
-        )
+        if problem.observe:
+            sampled = schedule.is_sampled(step + 1)
+            block = lax.cond(sampled, lambda b: _sample(problem, b, step + 1, alive), lambda b: b, block)
+        # Drawn a step ahead: as part of the loop's state the numbers are computed once, where XLA would otherwise
+        # compute them anew for each use.
+        return block, draw(step + 1)
 
-    return lax.fori_loop(0, steps, one_step, block)
+    return lax.fori_loop(0, steps, one_step, (block, draw(first)))[0]
 
 
 def _sample(problem: Problem, block: Block, step: UInt32[Array, ""], alive: Bool[Array, " n"]) -> Block:

@@ -226,15 +226,18 @@ def _integrate(
     none = jnp.zeros((n, m), x0.dtype), jnp.zeros((n, m, m), x0.dtype)
     start = [(jnp.broadcast_to(x0, (n, x0.size)), *none) for _ in levels.ratios]
 
+    def draw(k):
+        return normals(words, path, k.astype(jnp.uint32), levels.numbers, x0.dtype)
+
     def fine_step(k, carry):
-        states, w = carry
-        z = normals(words, path, k.astype(jnp.uint32), levels.numbers, x0.dtype)
+        states, w, z = carry
         fine = jax.vmap(lambda z: increment(levels.area, m, dt, z))(z)
         area = none[1] if fine.area is None else fine.area.matrix
         states = [_climb(levels, i, s, k, dt, fine.dw, area) for i, s in enumerate(states)]
-        return states, w + fine.dw
+        # Drawn a step ahead, as in `engine`: computed once.
+        return states, w + fine.dw, draw(k + 1)
 
-    states, w = lax.fori_loop(0, steps, fine_step, (start, none[0]))
+    states, w, _ = lax.fori_loop(0, steps, fine_step, (start, none[0], draw(jnp.asarray(0))))
     return jnp.stack([x for x, _, _ in states]), w
 
 

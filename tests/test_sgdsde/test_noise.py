@@ -63,10 +63,12 @@ def test_hessian_root_can_be_differentiated(rule):
         return model.operator(saddle, eta, x).as_matrix()
 
     v = jnp.array([0.3, -0.8, 0.5])
-    slope = jax.jit(lambda x: jax.jvp(g, (x,), (v,))[1])
+    value_and_slope = jax.jit(lambda x: jax.jvp(g, (x,), (v,)))
     for x in points(3):
         difference = (g(x + 1e-6 * v) - g(x - 1e-6 * v)) / 2e-6
-        np.testing.assert_allclose(slope(x), difference, atol=1e-8)
+        value, slope = value_and_slope(x)
+        np.testing.assert_allclose(value, g(x), rtol=1e-12)
+        np.testing.assert_allclose(slope, difference, atol=1e-8)
 
 
 def test_hessian_root_has_a_derivative_where_eigenvalues_coincide():

@@ -1,0 +1,92 @@
+"""An invariant law that is known up to a constant, as a `Density`: the constant and the mass outside the grid."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import logsumexp
+
+from solvers import Density, Grid
+
+from .._checks import scalar_valued
+from .cubature import Cubature, PeakError as PeakError, PointError as PointError
+
+
+class TailError(ValueError):
+    """The law cannot be normalised far out. `decay` is the power -e of the tail mass beyond R, R^e, if it is one."""
+
+    def __init__(self, message: str, decay: float | None):
+        super().__init__(message)
+        self.decay = decay
+
+
+def normalise(loss: Callable, log_weight: Callable, grid: Grid, peak: Float[np.ndarray, " d"]) -> Density:
+    """The law ∝ exp(log_weight(f)), f the loss, on all of R^d; `peak` is where it is highest, as far as known.
+
+    Integrates over the cells of the grid, and over shells of doubling size around it up to 1e8 times its size; the
+    mass beyond follows from the ratio of the last shells. Raises `TailError` where that ratio is not below 1, and
+    `PointError` where the weight is not a number, `PeakError` where the integral does not converge.
+    """
+    integrate = Cubature(scalar_valued(loss), log_weight, peak)
+    low, high = _boxes(grid.edges)
+    inside = integrate(low, high, np.arange(grid.size), grid.size)
+    shells = _shells(integrate, grid, logsumexp(inside))
+    total = logsumexp(np.concatenate([inside, shells]))
+    if not np.isfinite(total):
+        raise TailError("its weight vanishes, or is infinite, wherever it was evaluated", None)
+    tail = _beyond(shells - total, grid)
+    mass, outside = np.exp(inside - total).reshape(grid.shape), float(np.sum(np.exp(shells - total)) + tail)
+    return Density(grid, mass / (mass.sum() + outside), outside / (mass.sum() + outside))
+
+
+def _boxes(edges) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
+    low, high = (
+        np.stack(np.meshgrid(*side, indexing="ij"), -1) for side in ([e[:-1] for e in edges], [e[1:] for e in edges])
+    )
+    return low.reshape(-1, len(edges)), high.reshape(-1, len(edges))
+
+
+def _shells(integrate: Cubature, grid: Grid, reference: float) -> Float[np.ndarray, " k"]:
+    """The log masses between nested boxes around the grid, each twice as large as the last."""
+    edges, levels = [], []
+    growth = 2.0 ** np.arange(1, _doublings + 1)
+    for e in grid.edges:
+        # Across the other axes cells stay as fine as the grid is, or a narrow valley would be missed.
+        inner = e[np.unique(np.linspace(0, e.size - 1, _inner_cells + 1).astype(int))]
+        middle, half = 0.5 * (e[0] + e[-1]), 0.5 * (e[-1] - e[0])
+        edges.append(np.concatenate([middle - half * growth[::-1], inner, middle + half * growth]))
+        steps = np.arange(1, _doublings + 1)
+        levels.append(np.concatenate([steps[::-1], np.zeros(inner.size - 1, int), steps]))
+    shell = np.max(np.stack(np.meshgrid(*levels, indexing="ij"), -1), axis=-1).ravel()
+    low, high = _boxes(edges)
+    out = shell > 0
+    return integrate(low[out], high[out], shell[out] - 1, _doublings, reference)
+
+
+def _beyond(shells: Float[np.ndarray, " k"], grid: Grid) -> float:
+    """The mass beyond the last shell, as a geometric series; shells are logs of masses whose total is 1."""
+    with np.errstate(invalid="ignore"):
+        slopes = np.diff(shells)[-2:]
+    if not shells[-1] > -np.inf:
+        return 0.0
+    if not slopes[-1] < -_least_decay:
+        reach = max(e[-1] - e[0] for e in grid.edges) * 2.0**_doublings
+        raise TailError(
+            f"the mass of shells, each twice as large as the last, does not fall off near |x| = {reach:.0e}",
+            float(-slopes[-1] / np.log(2)),
+        )
+    with np.errstate(over="ignore"):
+        last, before = np.exp(shells[-1]) / np.expm1(-slopes[::-1])
+    if not abs(last - before) <= _tail_error:
+        raise TailError(
+            f"its tail is not a power of |x| and holds about {last:.3g} of the mass beyond the reach of integration",
+            None,
+        )
+    return float(last)
+
+
+# 2^27 is about 1e8. Shells whose log masses fall by less than the rounding of the integrals do not decay.
+_doublings, _inner_cells, _least_decay = 27, 16, 1e-6
+
+# How far the tail beyond the last shell may be uncertain: above rounding, below what a histogram can see.
+_tail_error = 1e-8
