@@ -153,9 +153,10 @@ class Density(eqx.Module):
 
     def on(self, grid: Grid) -> "Density":
         """The same law on a coarser grid, whose edges are all edges of this one; mass left out goes to `outside`."""
-        mass, replicates = self.mass, self.replicates
+        mass, replicates, left_out = self.mass, self.replicates, np.ones(self.grid.shape, bool)
         if grid.ndim != self.grid.ndim:
             raise ValueError(f"`grid` must have {self.grid.ndim} axes like this density's, but it has {grid.ndim}.")
+        spans = []
         for k, (fine, coarse) in enumerate(zip(self.grid.edges, grid.edges, strict=True)):
             # The cell whose edges enclose the coarse edge, then the nearer of the two.
             cell = np.clip(np.searchsorted(fine, coarse) - 1, 0, fine.size - 2)
@@ -166,10 +167,13 @@ class Density(eqx.Module):
                     f"`grid` must have only edges that this density's grid has, but axis {k} does not. "
                     "Build one grid from the other, or compute the density on the grid that you need."
                 )
+            spans.append(slice(index[0], index[-1]))
             mass = np.add.reduceat(_cut(mass, k, index), index[:-1] - index[0], axis=k)
             if replicates is not None:
                 replicates = np.add.reduceat(_cut(replicates, k + 1, index), index[:-1] - index[0], axis=k + 1)
-        return Density(grid, mass, max(0.0, self.outside + self.mass.sum() - mass.sum()), replicates)
+        # Summed itself, not as what is missing to 1: rounding would put mass where there is none.
+        left_out[tuple(spans)] = False
+        return Density(grid, mass, self.outside + self.mass[left_out].sum(), replicates)
 
     def __str__(self) -> str:
         sampled = "" if self.replicates is None else f", sampled in {len(self.replicates)} groups"

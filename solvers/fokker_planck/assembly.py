@@ -38,8 +38,14 @@ _boundaries = ("no-flux", "absorbing", "periodic")
 # A process counts as reversible when the logarithms of its mass ratios close around every path to this: well above
 # the error of the quadrature on a resolved grid, and a current of 1e-8 of the traffic is none.
 _cycle_tolerance = 1e-8
-# The same, for the rounding of sums as large as the logarithm of the law itself.
-_cycle_rounding = 1e-12
+# What is not asked to close: paths to cells that hold less than exp(-100) of the largest mass, and four cells around a
+# corner where the mass changes by more than exp(30) from one to the next. Rounding alone may be above the tolerance.
+_negligible, _steep = 100.0, 30.0
+# The rounding of sums of log ratios, as a fraction of the sum.
+_rounding = 1e-12
+
+# The cell from which log ratios are summed is moved to the heaviest one so many times at most.
+_most_origins = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +133,7 @@ def _assemble(process: AbstractDiffusion, grid: Grid, boundary: tuple[Boundary, 
     axes = [_axis_rates(grid, k, boundary[k], integrals[k], diffusion[k], resolved) for k in range(grid.ndim)]
     up, down, log_ratios = zip(*axes, strict=True)
     log_weights, defect = _potential(log_ratios, grid.shape)
-    closed = defect <= _cycle_tolerance + _cycle_rounding * np.max(np.abs(log_weights))
+    closed = defect <= _cycle_tolerance
     matrix = _matrix(up, down, boundary, grid.shape)
     return Generator(
         process, grid, boundary, matrix, up, down, log_ratios, log_weights if closed else None, defect, resolved
@@ -185,19 +191,53 @@ def _axis_rates(
 def _potential(
     log_ratios: tuple[Float[np.ndarray, "..."], ...], shape: tuple[int, ...]
 ) -> tuple[Float[np.ndarray, "..."], float]:
-    # The function whose differences along paths from the first cell are the log ratios, and by how much it misses
-    # those of the edges that the paths do not use.
+    """The function whose differences are the log ratios along paths from the heaviest cell, and by how much it misses
+    those of the edges that the paths do not use, where mass is not negligible.
+
+    From the heaviest cell, because sums through the far tails, which may be as low as -1e24, would lose all digits of
+    the law where it lives.
+    """
+    origin = tuple(n // 2 for n in shape)
+    for _ in range(_most_origins):
+        total = _summed(log_ratios, shape, origin)
+        heaviest = tuple(int(i) for i in np.unravel_index(np.argmax(total), shape))
+        if heaviest == origin:
+            break
+        origin = heaviest
+    total -= np.max(total)
+    defect = _corner_defect(log_ratios) if len(shape) == 2 else 0.0
+    for k, ratio in enumerate(log_ratios):
+        low, high, ratio = (np.moveaxis(a, k, 0) for a in (total, np.roll(total, -1, axis=k), ratio))
+        missed = np.abs((high - low)[: len(ratio)] - ratio)
+        matters = np.minimum(low, high)[: len(ratio)] > -_negligible
+        defect = max(defect, float(np.max(missed, where=matters, initial=0.0)))
+        if len(ratio) == len(low):
+            # Around a periodic axis, however little mass there is where it closes.
+            defect = max(defect, float(np.max(missed[-1] - _rounding * np.abs(low[-1]))))
+    return total, defect
+
+
+def _corner_defect(log_ratios: tuple[Float[np.ndarray, "..."], ...]) -> float:
+    """The largest sum of log ratios around four cells that meet in a corner."""
+    x, y = log_ratios[0], log_ratios[1]
+    x, y = x[: y.shape[0] - 1], y[:, : x.shape[1] - 1]
+    around = np.abs(x[:, :-1] + y[1:] - x[:, 1:] - y[:-1])
+    gentle = np.max(np.abs([x[:, :-1], y[1:], x[:, 1:], y[:-1]]), axis=0) < _steep
+    return float(np.max(around, where=gentle, initial=0.0))
+
+
+def _summed(
+    log_ratios: tuple[Float[np.ndarray, "..."], ...], shape: tuple[int, ...], origin: tuple[int, ...]
+) -> Float[np.ndarray, "..."]:
+    """Sums of log ratios along paths that leave the origin in the direction of the first axis, then of the next."""
     total = np.zeros(())
     for k, ratio in enumerate(log_ratios):
-        line = ratio[(..., *[0] * (len(shape) - k - 1))][..., : shape[k] - 1]
-        total = total[..., None] + np.concatenate([np.zeros((*shape[:k], 1)), np.cumsum(line, axis=-1)], axis=-1)
-    defect = 0.0
-    for k, ratio in enumerate(log_ratios):
-        difference = np.roll(total, -1, axis=k) - total
-        used = [slice(None)] * len(shape)
-        used[k] = slice(ratio.shape[k])
-        defect = max(defect, float(np.max(np.abs(difference[tuple(used)] - ratio))))
-    return total - np.max(total), defect
+        line = ratio[(..., *origin[k + 1 :])][..., : shape[k] - 1]
+        before, after = line[..., : origin[k]], line[..., origin[k] :]
+        back = -np.cumsum(before[..., ::-1], axis=-1)[..., ::-1]
+        along = np.concatenate([back, np.zeros((*shape[:k], 1)), np.cumsum(after, axis=-1)], axis=-1)
+        total = total[..., None] + along
+    return total
 
 
 def _matrix(

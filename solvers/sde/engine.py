@@ -12,7 +12,7 @@ from ..process import AbstractDiffusion
 from .levy import DirectionalArea, directional_count, matrix_count, sample_matrix
 from .method import AbstractMethod, AreaKind, Increment
 from .observables import AbstractObservable
-from .random import normals
+from .random import normal_pairs, unpaired
 
 # Marks a path that has stayed finite, in the place of the step at which it did not.
 never = 2**32 - 1
@@ -99,10 +99,10 @@ def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int
     schedule = problem.schedule
 
     def draw(step):
-        return normals(problem.words, block.path, step, problem.numbers, block.x.dtype)
+        return normal_pairs(problem.words, block.path, step, -(-problem.numbers // 2), block.x.dtype)
 
     def one_step(i, carry):
-        block, z = carry
+        block, pairs = carry
         step = first + i.astype(jnp.uint32)
         t = schedule.time(step)
 
@@ -110,7 +110,7 @@ def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int
             dw = increment(problem.area, problem.motions, schedule.dt, z)
             return problem.method.step(problem.process, t, x, schedule.dt, dw)
 
-        x = jax.vmap(one_path)(block.x, z)
+        x = jax.vmap(one_path)(block.x, unpaired(pairs, problem.numbers))
         finite = jnp.all(jnp.isfinite(x), axis=-1)
         was_alive = block.first_bad == jnp.uint32(never)
         alive = was_alive & finite

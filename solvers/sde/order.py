@@ -20,7 +20,7 @@ from .engine import increment, numbers_per_step
 from .levy import MatrixArea, chain
 from .method import AbstractMethod, AreaKind, Increment
 from .milstein import Milstein
-from .random import key_words, normals
+from .random import key_words, normal_pairs, unpaired
 
 # Steps of the reference in one smallest step of the study, where no exact solution is given.
 _refinement = {"strong": 32, "weak": 16}
@@ -227,11 +227,11 @@ def _integrate(
     start = [(jnp.broadcast_to(x0, (n, x0.size)), *none) for _ in levels.ratios]
 
     def draw(k):
-        return normals(words, path, k.astype(jnp.uint32), levels.numbers, x0.dtype)
+        return normal_pairs(words, path, k.astype(jnp.uint32), -(-levels.numbers // 2), x0.dtype)
 
     def fine_step(k, carry):
-        states, w, z = carry
-        fine = jax.vmap(lambda z: increment(levels.area, m, dt, z))(z)
+        states, w, pairs = carry
+        fine = jax.vmap(lambda z: increment(levels.area, m, dt, z))(unpaired(pairs, levels.numbers))
         area = none[1] if fine.area is None else fine.area.matrix
         states = [_climb(levels, i, s, k, dt, fine.dw, area) for i, s in enumerate(states)]
         # Drawn a step ahead, as in `engine`: computed once.
