@@ -93,7 +93,7 @@ def total_variation(p: Float[np.ndarray, " n"], q: Float[np.ndarray, " n"]) -> f
 
 def _distances(p: Density, q: Density) -> Distances:
     a, b = _masses(p), _masses(q)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         terms = np.where(a > 0, a * np.log(a / b), 0.0)
     affinity = float(np.sqrt(a * b).sum())
     return Distances(
@@ -174,7 +174,7 @@ def _floor(p: Density, q: Density) -> Distances:
     half_normal = np.sqrt(2 / np.pi)
     variance = sum(_variance(_groupwise(r)) for r in (p, q))
     q_mass = _masses(q)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         relative = float(np.sum(np.where(variance > 0, variance / q_mass, 0.0)))
     wasserstein = [
         float(np.trapezoid(half_normal * np.sqrt(sum(_cdf_variance(r.marginal(k)) for r in (p, q))), p.grid.edges[k]))

@@ -24,7 +24,9 @@ accepted_below, rejected_above = 4.0, 10.0
 # The law that each noise is known to have.
 _own_law = {Constant: "Gibbs", LossProportional: "power law"}
 
-# Reach in units of the spread of the law, and cells along each axis, by dimension: tails to a mass of about 1e-9.
+# The mass beyond the grid along each axis, the reach in units of the spread of the law at most, and cells along each
+# axis, by dimension.
+_tail_mass = 1e-9
 _reach = {1: 1e6, 2: 1e3}
 _cells = {1: 4000, 2: 300}
 
@@ -35,8 +37,13 @@ _tail_quantiles = {1: (1e-4, 1e-3, 1e-2), 2: (1e-3, 1e-2)}
 # The step in units of the mean curvature's time: Euler-Maruyama's bias is then about half a percent.
 _step = 0.01
 
-# Relaxation times before the first sample, and those over which samples are taken; and steps at most.
-_relaxations, _samples_per_relaxation, _most_steps = 8.0, 2, 20_000
+# Relaxation times before the first sample, and as many over which samples are taken. One run takes at most so many
+# path-steps, by dimension: some ten seconds on two cores.
+_relaxations, _samples_per_relaxation = 8.0, 2
+_most_path_steps = {1: 4e8, 2: 1e8}
+
+# Bins that hold less than this by the Fokker-Planck law count as one: alone they would be noise.
+_least_mass = 2e-4
 
 
 class Row(eqx.Module):
@@ -58,8 +65,8 @@ class InvariantComparison(eqx.Module):
     """The outcome of `compare_invariant`.
 
     `rows` is the table, `verdict` what it says in a sentence. `laws` holds the closed forms and the Fokker-Planck law
-    on `grid`; `sampled` the particles' laws on `bins`; `marginals` the law of the first coordinate on the fine grid by
-    every route. `unavailable` says why a closed form does not exist.
+    on `grid`; `sampled` the particles' laws on `bins`; `marginals` those of each coordinate on the fine grid, by every
+    route. `unavailable` says why a closed form does not exist.
     """
 
     model: SGD
@@ -67,7 +74,7 @@ class InvariantComparison(eqx.Module):
     bins: Grid
     laws: dict[str, Density]
     sampled: dict[str, Density]
-    marginals: dict[str, Density]
+    marginals: dict[str, tuple[Density, ...]]
     rows: list[Row]
     unavailable: dict[str, str]
     notes: list[str]
@@ -76,7 +83,7 @@ class InvariantComparison(eqx.Module):
     def verdict(self) -> str:
         """Which closed form all routes agree with and which they reject, by the routes free of a bias in dt."""
         parts = []
-        for law in sorted({r.law for r in self.rows}):
+        for law in sorted({r.law for r in self.rows}, key=lambda law: (not self.agrees_with(law), law)):
             decisive = [r for r in self.rows if r.law == law and r.route in _decisive(self.rows)]
             worst = max(decisive, key=lambda r: r.excess)
             least = min(decisive, key=lambda r: r.excess)
@@ -147,9 +154,11 @@ def compare_invariant(
       its error;
     - Gibbs exp(-f/ησ) and the power law f^(-1-1/ησ), each where it exists.
 
-    The dimension is that of `grid`, of `x0` (d,), or `dim`, or else 1. Without `grid` one is found that covers the tails;
-    bins are of about equal mass. Without `dt` it is 1 % of the time scale of the mean curvature. `paths` particles
-    start at `x0`, by default the median of the Fokker-Planck law, and are sampled after eight relaxation times (1/gap).
+    The dimension is that of `grid`, of `x0` (d,), or `dim`, or else 1. Without `grid` one is found that covers the
+    tails; bins are of about equal mass. Without `dt` it is 1 % of the time scale of the mean curvature. `paths`
+    particles start at `x0`, by default the median of the Fokker-Planck law, and are sampled after eight relaxation
+    times (1/gap); where that takes too long, they start from the Fokker-Planck law, and the result says so. They run in
+    float32: its rounding is far below their sampling error.
 
     Needs 64-bit JAX. `ValueError` names the condition when the model has no invariant law.
     """
@@ -161,21 +170,21 @@ def compare_invariant(
     generator = fokker_planck.assemble(model, grid)
     p = fokker_planck.stationary(generator)
     laws = {**laws, "Fokker-Planck": p}
-    bins = _quantile_bins(p)
-    plan, notes = _plan(model, generator, p, x0, dt)
+    bins = _Bins(p)
+    plan, notes = _plan(model, generator, p, x0, dt, paths)
     methods = [sde.EulerMaruyama(), sde.Milstein()] if methods is None else list(methods)
     particles = _Particles(model, grid, bins, p, plan, paths, key, progress)
     for method in methods:
         particles.method(method)
     particles.discrete()
     rows, more = _fokker_planck_rows(p, generator, bins, laws)
+    marginals = particles.marginals | {name: _marginals(q) for name, q in laws.items()}
     for route, density in particles.sampled.items():
         for law in [law for law in _formula if law in laws]:
-            comparison = compare(density, laws[law].on(bins))
-            rows.append(Row(route, law, comparison, comparison.excess))
-    marginals = particles.marginals | {name: q.marginal(0) for name, q in laws.items()}
-    notes = notes + more + particles.notes
-    return InvariantComparison(model, grid, bins, laws, particles.sampled, marginals, rows, unavailable, notes)
+            binned = compare(density, bins.of(laws[law]))
+            rows.append(Row(route, law, _by_axis(binned, marginals.get(route), marginals[law]), binned.excess))
+    notes = notes + more + particles.notes + _finite_rate_note(rows, model)
+    return InvariantComparison(model, grid, bins.grid, laws, particles.sampled, marginals, rows, unavailable, notes)
 
 
 class _Plan(eqx.Module):
@@ -206,44 +215,80 @@ def _dimension(grid: Grid | None, x0: Any, dim: int | None) -> int:
 
 
 def _automatic_grid(model: SGD, d: int) -> Grid:
-    """A stretched grid about the median of the law, on the scale of its spread, found from a coarse solution."""
-    centre, scale = np.zeros(d), np.ones(d)
-    for cells in (_cells[d] // 2, _cells[d] // 2, _cells[d]):
-        grid = Grid.stretched(*[(_reach[d] * s, cells, s) for s in scale])
-        grid = Grid(
-            [e + c for e, c in zip(grid.edges, centre, strict=True)],
-            [x + c for x, c in zip(grid.centres, centre, strict=True)],
-        )
-        if cells == _cells[d]:
-            break
+    """A stretched grid about the median of the law, on the scale of its spread, found from coarse solutions."""
+    centre, scale, reach = np.zeros(d), np.ones(d), np.full(d, _reach[d])
+    for _ in range(2):
         with warnings.catch_warnings():
-            # The law of this first, coarse box only sets the scale of the next.
+            # The law in this first, coarse box only sets the scale of the next.
             warnings.simplefilter("ignore", UserWarning)
-            p = fokker_planck.stationary(fokker_planck.assemble(model, grid))
+            p = fokker_planck.stationary(fokker_planck.assemble(model, _about(centre, scale, reach, _cells[d] // 2)))
         for k in range(d):
             low, centre[k], high = _quantiles(p.marginal(k), [0.1, 0.5, 0.9])
             scale[k] = 0.5 * (high - low)
-    return grid
+            ends = _quantiles(p.marginal(k), [_tail_mass, 1 - _tail_mass])
+            reach[k] = min(_reach[d] * scale[k], 1.5 * np.max(np.abs(ends - centre[k])))
+    return _about(centre, scale, reach, _cells[d])
 
 
-def _quantiles(p: Density, levels: Sequence[float]) -> Float[np.ndarray, " n"]:
+def _about(centre: np.ndarray, scale: np.ndarray, reach: np.ndarray, cells: int) -> Grid:
+    grid = Grid.stretched(*[(r, cells, s) for r, s in zip(reach, scale, strict=True)])
+    return Grid(
+        [e + c for e, c in zip(grid.edges, centre, strict=True)],
+        [x + c for x, c in zip(grid.centres, centre, strict=True)],
+    )
+
+
+def _quantiles(p: Density, levels: Any) -> Float[np.ndarray, " n"]:
     cdf = p.cdf()
     return np.interp(np.asarray(levels) * cdf[-1], cdf, p.grid.edges[0])
 
 
-def _quantile_bins(p: Density) -> Grid:
-    """Bins of about equal mass along each axis, and small ones for the tails, with edges of the fine grid."""
-    edges = []
-    tails = np.array(_tail_quantiles[p.grid.ndim])
-    levels = np.concatenate([tails, np.arange(1, _bins[p.grid.ndim]) / _bins[p.grid.ndim], 1 - tails])
-    for k in range(p.grid.ndim):
-        fine = p.grid.edges[k]
-        # Every other edge, so that they are also those of the coarser grid.
-        cuts = np.unique(np.searchsorted(fine, _quantiles(p.marginal(k), np.sort(levels))) // 2 * 2).clip(
-            2, fine.size - 3
+class _Bins:
+    """Bins in which laws are compared: of about equal mass along each axis by the law p, and small ones for the tails.
+
+    Their edges are edges of the fine grid, and of the coarser one with half as many cells. Bins of hardly any mass,
+    such as the corners of a plane, count as one: their mass goes to `Density.outside`.
+    """
+
+    def __init__(self, p: Density):
+        n = _bins[p.grid.ndim]
+        tails = np.array(_tail_quantiles[p.grid.ndim])
+        levels = np.sort(np.concatenate([tails, np.arange(1, n) / n, 1 - tails]))
+        edges = []
+        for k, fine in enumerate(p.grid.edges):
+            cuts = np.searchsorted(fine, _quantiles(p.marginal(k), levels)) // 2 * 2
+            cuts = cuts[(cuts > 0) & (cuts < fine.size - 1)]
+            edges.append(fine[np.unique(np.concatenate([[0], cuts, [fine.size - 1]]))])
+        self.grid = Grid(edges)
+        self.sparse = p.on(self.grid).mass < _least_mass
+
+    def of(self, p: Density) -> Density:
+        """The law in these bins, from one on them or on a finer grid."""
+        p = p if p.grid.shape == self.grid.shape else p.on(self.grid)
+        replicates = None if p.replicates is None else np.where(self.sparse, 0.0, p.replicates)
+        return Density(self.grid, np.where(self.sparse, 0.0, p.mass), p.outside + p.mass[self.sparse].sum(), replicates)
+
+
+def _marginals(p: Density) -> tuple[Density, ...]:
+    return tuple(p.marginal(k) for k in range(p.grid.ndim))
+
+
+def _by_axis(binned: Comparison, marginals: tuple[Density, ...] | None, law: tuple[Density, ...]) -> Comparison:
+    """The comparison with its Wasserstein distances from the fine marginals; bins that reach far out would blur them.
+
+    Without marginals they are unknown: NaN.
+    """
+    if marginals is None:
+        unknown = np.full(len(law), np.nan)
+        return eqx.tree_at(
+            lambda c: (c.value.wasserstein, c.sem.wasserstein, c.floor.wasserstein), binned, (unknown,) * 3
         )
-        edges.append(fine[np.unique(np.concatenate([[0], cuts, [fine.size - 1]]))])
-    return Grid(edges)
+    each = [compare(a, b) for a, b in zip(marginals, law, strict=True)]
+    return eqx.tree_at(
+        lambda c: (c.value.wasserstein, c.sem.wasserstein, c.floor.wasserstein),
+        binned,
+        tuple(np.concatenate([getattr(c, name).wasserstein for c in each]) for name in ("value", "sem", "floor")),
+    )
 
 
 def _closed_forms(model: SGD, grid: Grid) -> tuple[dict[str, Density], dict[str, str]]:
@@ -261,7 +306,9 @@ def _closed_forms(model: SGD, grid: Grid) -> tuple[dict[str, Density], dict[str,
     return laws, reasons
 
 
-def _plan(model: SGD, generator, p: Density, x0: Any, dt: float | None) -> tuple[_Plan, list[str]]:
+def _plan(
+    model: SGD, generator: fokker_planck.Generator, p: Density, x0: Any, dt: float | None, paths: int
+) -> tuple[_Plan, list[str]]:
     """Steps by the curvature, times by the spectral gap."""
     points, weights = p.grid.points.reshape(-1, p.grid.ndim), p.mass.ravel()
     zero = jnp.zeros(())
@@ -269,18 +316,19 @@ def _plan(model: SGD, generator, p: Density, x0: Any, dt: float | None) -> tuple
     tensor = evaluate(lambda x: jnp.trace(model.diffusion(zero.astype(x.dtype), x)), points)
     # E|∇f|² = E tr(D ∇²f) at equilibrium for constant D: their ratio is the mean curvature that the noise sees.
     curvature = float((weights @ (drift**2).sum(axis=1)) / (weights @ tensor)) * p.grid.ndim
-    dt = _step / curvature if dt is None else float(dt)
+    dt = float(f"{_step / curvature:.2g}") if dt is None else float(dt)
     gap = fokker_planck.spectrum(_coarse(generator), k=2).gap
     notes = []
     relax = 1 / gap
     start = np.array([_quantiles(p.marginal(k), [0.5])[0] for k in range(p.grid.ndim)]) if x0 is None else x0
-    if 2 * _relaxations * relax / dt > _most_steps:
+    most_steps = _most_path_steps[p.grid.ndim] / paths
+    if 2 * _relaxations * relax / dt > most_steps:
         # Too slow to be reached from a point: test that the law stays what it is.
         notes.append(
-            f"relaxation takes {relax:.3g} time units, more than {_most_steps} steps can cover: the particles start from "
-            "the Fokker-Planck law, and what is tested is that it does not change."
+            f"relaxation takes {relax:.3g} time units, and the particles run for {most_steps * dt:.3g}: they start "
+            "from the Fokker-Planck law, and what is tested is that it does not change in that time."
         )
-        relax = _most_steps * dt / (2 * _relaxations)
+        relax = most_steps * dt / (2 * _relaxations)
         start = None
     spacing = max(2 * dt, relax / _samples_per_relaxation)
     whole = 2 * dt * max(1, round(spacing / (2 * dt)))
@@ -289,7 +337,7 @@ def _plan(model: SGD, generator, p: Density, x0: Any, dt: float | None) -> tuple
     return _Plan(x0, dt, whole * (samples // 2), whole * samples, whole), notes
 
 
-def _coarse(generator):
+def _coarse(generator: fokker_planck.Generator) -> fokker_planck.Generator:
     """The generator on at most about 10^4 cells: enough for the relaxation time."""
     while generator.grid.size > 10_000 and all(n % 2 == 0 for n in generator.grid.shape):
         generator = fokker_planck.coarsen(generator)
@@ -299,23 +347,23 @@ def _coarse(generator):
 class _Particles:
     """Runs particles by a plan, each run with its own key, and keeps their laws."""
 
-    def __init__(self, model: SGD, grid: Grid, bins: Grid, p: Density, plan: _Plan, paths: int, key: Any, progress):
+    def __init__(self, model: SGD, grid: Grid, bins: _Bins, p: Density, plan: _Plan, paths: int, key: Any, progress):
         self.model, self.grid, self.bins, self.plan, self.progress = model, grid, bins, plan, progress
         self.key = jax.random.key(key) if isinstance(key, int) else key
         self.x0 = _starting_points(p, plan, paths)
         self.runs = 0
         self.sampled: dict[str, Density] = {}
-        self.marginals: dict[str, Density] = {}
+        self.marginals: dict[str, tuple[Density, ...]] = {}
         self.notes: list[str] = []
 
-    def run(self, method: sde.AbstractMethod, dt: float) -> tuple[Density, Density]:
-        """The law on the bins, and that of the first coordinate on the fine grid."""
+    def run(self, method: sde.AbstractMethod, dt: float) -> tuple[Density, tuple[Density, ...]]:
+        """The law in the bins, and that of each coordinate on the fine grid."""
         every = max(1, round(self.plan.spacing / dt))
         steps = every * round(self.plan.until / self.plan.spacing)
-        line = self.grid.ndim == 1
-        observe = {"p": sde.Histogram(self.grid if line else self.bins)}
-        if not line:
-            observe["first"] = sde.Histogram(self.grid.axis(0), _first_coordinate)
+        axes = range(self.grid.ndim)
+        observe = {f"axis {k}": sde.Histogram(self.grid.axis(k), _coordinates[k]) for k in axes}
+        if self.grid.ndim > 1:
+            observe["bins"] = sde.Histogram(self.bins.grid)
         self.runs += 1
         out = sde.simulate(
             self.model,
@@ -329,7 +377,8 @@ class _Particles:
             every=every,
             progress=self.progress,
         )
-        return (out["p"].on(self.bins), out["p"]) if line else (out["p"], out["first"])
+        marginals = tuple(out[f"axis {k}"] for k in axes)
+        return self.bins.of(out["bins"] if "bins" in out.observed else marginals[0]), marginals
 
     def method(self, method: sde.AbstractMethod) -> None:
         """The laws of a method at dt, and extrapolated to dt → 0."""
@@ -361,8 +410,8 @@ class _Particles:
 _spoken = {"EulerMaruyama": "Euler-Maruyama"}
 
 
-def _first_coordinate(t, x):
-    return x[:1]
+# Functions with a name of their own, so that every run finds the program of the first.
+_coordinates = (lambda t, x: x[:1], lambda t, x: x[1:2])
 
 
 def _starting_points(p: Density, plan: _Plan, paths: int) -> Float[np.ndarray, "n d"]:
@@ -380,10 +429,15 @@ def _starting_points(p: Density, plan: _Plan, paths: int) -> Float[np.ndarray, "
 def _extrapolated(fine: Density, coarse: Density) -> Density:
     """2 p_dt - p_2dt, group by group: the part of the error that is linear in dt cancels."""
     outside = max(0.0, 2 * fine.outside - coarse.outside)
-    return Density(fine.grid, 2 * fine.mass - coarse.mass, outside, 2 * fine.replicates - coarse.replicates)
+    replicates = None
+    if fine.replicates is not None and coarse.replicates is not None:
+        replicates = 2 * fine.replicates - coarse.replicates
+    return Density(fine.grid, 2 * fine.mass - coarse.mass, outside, replicates)
 
 
-def _fokker_planck_rows(p: Density, generator, bins: Grid, laws: dict[str, Density]) -> tuple[list[Row], list[str]]:
+def _fokker_planck_rows(
+    p: Density, generator: fokker_planck.Generator, bins: _Bins, laws: dict[str, Density]
+) -> tuple[list[Row], list[str]]:
     """The Fokker-Planck law against each closed form; its error is a third of what halving the cells changes."""
     if any(n % 2 for n in p.grid.shape):
         return [], ["the Fokker-Planck law is not judged: an error estimate needs an even number of cells."]
@@ -391,16 +445,25 @@ def _fokker_planck_rows(p: Density, generator, bins: Grid, laws: dict[str, Densi
         # The fine solution has said it already.
         warnings.simplefilter("ignore", UserWarning)
         coarse = fokker_planck.stationary(fokker_planck.coarsen(generator))
-    change = compare(coarse.on(bins), p.on(bins)).value
+    change = _by_axis(compare(bins.of(coarse), bins.of(p)), _marginals(coarse), _marginals(p)).value
     error = jax.tree.map(lambda c: np.maximum(c / 3, _rounding), change)
     rows = []
-    for law in _formula:
-        if law in laws:
-            value = compare(p.on(bins), laws[law].on(bins))
-            rows.append(
-                Row("Fokker-Planck", law, Comparison(value.value, error, value.floor), float(value.tv / error.tv))
-            )
+    for law in [law for law in _formula if law in laws]:
+        binned = _by_axis(compare(bins.of(p), bins.of(laws[law])), _marginals(p), _marginals(laws[law]))
+        rows.append(
+            Row("Fokker-Planck", law, Comparison(binned.value, error, binned.floor), float(binned.tv / error.tv))
+        )
     return rows, []
+
+
+def _finite_rate_note(rows: list[Row], model: SGD) -> list[str]:
+    own = [r for r in rows if r.route.startswith("SGD") and r.law == _own_law.get(type(model.gradient_noise))]
+    if not own or own[0].excess < accepted_below:
+        return []
+    return [
+        f"{own[0].route} is {_number(own[0].excess)} standard errors away from its continuum limit: that is the "
+        "effect of the finite learning rate, no error."
+    ]
 
 
 # The error of a Fokker-Planck law that did not change at all.
@@ -420,4 +483,12 @@ def _number(x: float) -> str:
 
 
 def _pm(value: float, sem: float) -> str:
-    return f"{value:.4f} ± {sem:.4f}" if sem > 0 else f"{value:.2g}"
+    """A value and its error, to the digits that the error leaves."""
+    if np.isnan(value):
+        return "-"
+    if not 0 < sem < np.inf:
+        return f"{value:.2g}"
+    if sem < 1e-6 or sem > 1e6:
+        return f"{value:.2e} ± {sem:.0e}"
+    digits = max(0, int(np.ceil(-np.log10(sem))))
+    return f"{value:.{digits}f} ± {sem:.{digits}f}"

@@ -198,12 +198,12 @@ def _potential(
     the law where it lives.
     """
     origin = tuple(n // 2 for n in shape)
+    total = _summed(log_ratios, shape, origin)
     for _ in range(_most_origins):
-        total = _summed(log_ratios, shape, origin)
         heaviest = tuple(int(i) for i in np.unravel_index(np.argmax(total), shape))
         if heaviest == origin:
             break
-        origin = heaviest
+        origin, total = heaviest, _summed(log_ratios, shape, heaviest)
     total -= np.max(total)
     defect = _corner_defect(log_ratios) if len(shape) == 2 else 0.0
     for k, ratio in enumerate(log_ratios):

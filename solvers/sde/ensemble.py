@@ -294,8 +294,8 @@ class _BlockRun:
 
     def advance(self, done: int, steps: int) -> None:
         """Sends the next steps on their way; does not wait for them."""
-        first, steps = np.uint32(self.run.clock.origin + done), np.int32(steps)
-        self.state = advance(self.problem, self.state, *jax.device_put((first, steps), self.device))
+        span = np.uint32(self.run.clock.origin + done), np.int32(steps)
+        self.state = advance(self.problem, self.state, *jax.device_put(span, self.device))
 
     def collect(self) -> None:
         """Waits for the steps, and takes what must not stay on the device."""

@@ -142,14 +142,15 @@ class _Ladder(eqx.Module):
 
 
 def _ladder(dts: Sequence[float], t1: float, refinement: int) -> _Ladder:
-    dts = np.asarray(dts, dtype=np.float64)
-    if dts.ndim != 1 or len(dts) < 2 or not np.all(dts > 0) or len(set(dts)) != len(dts):
+    sizes = np.asarray(dts, dtype=np.float64)
+    if sizes.ndim != 1 or len(sizes) < 2 or not np.all(sizes > 0) or len(np.unique(sizes)) != len(sizes):
         raise ValueError(f"`dts` must be at least two different positive step sizes, got {dts}.")
-    for multiple, what in ((t1 / dts, "divide `t1`"), (dts / dts.min(), "be a multiple of the smallest")):
+    least = sizes.min()
+    for multiple, what in ((t1 / sizes, "divide `t1`"), (sizes / least, "be a multiple of the smallest")):
         if np.any(np.abs(multiple - np.round(multiple)) > _whole):
-            raise ValueError(f"Each of `dts` must {what}, but dts={dts} and t1={t1}.")
-    ratios = np.round(dts / dts.min()).astype(int) * refinement
-    return _Ladder(dts, tuple(ratios.tolist()), float(dts.min() / refinement), round(t1 / dts.min()) * refinement)
+            raise ValueError(f"Each of `dts` must {what}, but dts={sizes} and t1={t1}.")
+    ratios = np.round(sizes / least).astype(int) * refinement
+    return _Ladder(sizes, tuple(ratios.tolist()), float(least / refinement), round(t1 / least) * refinement)
 
 
 def _point(x0: Any) -> Float[np.ndarray, " d"]:
@@ -232,7 +233,7 @@ def _integrate(
     def fine_step(k, carry):
         states, w, pairs = carry
         fine = jax.vmap(lambda z: increment(levels.area, m, dt, z))(unpaired(pairs, levels.numbers))
-        area = none[1] if fine.area is None else fine.area.matrix
+        area = fine.area.matrix if isinstance(fine.area, MatrixArea) else none[1]
         states = [_climb(levels, i, s, k, dt, fine.dw, area) for i, s in enumerate(states)]
         # Drawn a step ahead, as in `engine`: computed once.
         return states, w + fine.dw, draw(k + 1)
@@ -292,4 +293,5 @@ def _fit(dts: np.ndarray, errors: np.ndarray, finest: float, weights: np.ndarray
         residual = logs - np.log(np.abs(dts**p - finest**p))
         return np.sum(weights**2 * (residual - np.average(residual, weights=weights**2)) ** 2)
 
-    return float(optimize.minimize_scalar(misfit, bounds=(0.05, order + 2), method="bounded").x)
+    best = optimize.minimize_scalar(misfit, bounds=(0.05, order + 2), method="bounded")
+    return float(best.x)  # pyright: ignore[reportAttributeAccessIssue]

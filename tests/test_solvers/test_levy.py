@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+
 from solvers.sde.levy import DirectionalArea, chain, directional_count, matrix_count, sample_matrix
 
 _n = 200_000

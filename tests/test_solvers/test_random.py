@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+
 from solvers.sde.random import key_words, normals, philox, sincos_turns
 
 # Known-answer vectors of Philox4x32-10, as distributed with Random123: counter, key, output.

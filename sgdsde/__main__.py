@@ -1,0 +1,127 @@
+"""The command line: `sgdsde compare` holds a model's invariant law by every route against the closed forms."""
+
+import argparse
+import sys
+import time
+
+_default_loss = "0.5*(1+x**2)"
+_noises = ("loss-proportional", "constant", "hessian-matched")
+
+_description = """\
+Continuous-time stochastic gradient descent: particles, Fokker-Planck and closed forms of one process.
+"""
+
+_compare_description = f"""\
+Runs the process dX = -∇f dt + sqrt(2D) dB of SGD by particles (Euler-Maruyama and Milstein), by the
+Fokker-Planck equation and as discrete SGD, holds each against Gibbs exp(-f/ησ) and the power law
+f^(-1-1/ησ), prints the table with error bars and a verdict, and writes one figure.
+
+With no arguments: the loss {_default_loss} under loss-proportional noise, D = ησ f I, and under
+constant noise, D = ησ I. The laws swap roles.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="sgdsde", description=_description)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    compare = commands.add_parser(
+        "compare",
+        help="the invariant law of a loss by every route",
+        description=_compare_description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.add_argument(
+        "--loss",
+        default=_default_loss,
+        help="a formula in x, y (or x1, x2, r2 = |x|²) such as '(x**2-1)**2/4 + 0.1', or module:function, whose code "
+        "is then imported from here and run (default: %(default)s)",
+    )
+    compare.add_argument(
+        "--noise", choices=_noises, help="the gradient noise (default: loss-proportional, then constant)"
+    )
+    compare.add_argument("--sigma", type=float, default=5.0, help="σ, with D = ησ f I or ησ I (default: %(default)s)")
+    compare.add_argument("--learning-rate", type=float, default=0.1, help="η (default: %(default)s)")
+    compare.add_argument(
+        "--floor", type=float, default=0.1, help="least eigenvalue for hessian-matched (default: %(default)s)"
+    )
+    compare.add_argument("--dim", type=int, help="dimension, 1 or 2 (default: that of the formula)")
+    compare.add_argument("--paths", type=int, default=100_000, help="particles (default: %(default)s)")
+    compare.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
+    compare.add_argument("--out", default="sgdsde_compare.png", help="file of the figure (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    try:
+        return _compare(arguments)
+    except (ValueError, TypeError, NotImplementedError, FloatingPointError, ImportError, OSError) as error:
+        print(f"sgdsde: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    # Imported here: `sgdsde --help` must not wait for JAX.
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    import sgdsde as sg
+
+    began = time.perf_counter()
+    _check_can_be_written(arguments.out)
+    loss, dim = _loss(arguments.loss, arguments.dim)
+    noises = {
+        "loss-proportional": lambda: sg.noise.LossProportional(arguments.sigma),
+        "constant": lambda: sg.noise.Constant(arguments.sigma),
+        "hessian-matched": lambda: sg.noise.HessianMatched(arguments.sigma, floor=arguments.floor),
+    }
+    chosen = [arguments.noise] if arguments.noise else ["loss-proportional", "constant"]
+    panels = 2 + dim
+    figure, axes = plt.subplots(
+        len(chosen), panels, figsize=(3.3 * panels, 3.0 * len(chosen)), layout="constrained", squeeze=False, dpi=150
+    )
+    for name, row in zip(chosen, axes, strict=True):
+        print(
+            f"f = {arguments.loss}, {name} noise, σ = {arguments.sigma:g}, η = {arguments.learning_rate:g}, "
+            f"ησ = {arguments.learning_rate * arguments.sigma:g}, {arguments.paths} paths, seed {arguments.seed}\n",
+            flush=True,
+        )
+        model = sg.SGD(loss, noises[name](), arguments.learning_rate)
+        result = sg.compare_invariant(model, dim=dim, paths=arguments.paths, key=arguments.seed)
+        print(f"{result}\n", flush=True)
+        result.plot(row)
+        row[0].title.set_text(f"{name} noise: {row[-3].get_title()}")
+    figure.savefig(arguments.out)
+    print(
+        f"figure: {arguments.out}; {time.perf_counter() - began:.0f} s, jax {jax.__version__}, sgdsde {sg.__version__}"
+    )
+    return 0
+
+
+def _loss(text: str, dim: int | None):
+    """The loss and its dimension, from a formula or from `module:function`."""
+    if ":" not in text:
+        from .formula import parse
+
+        loss = parse(text, dim)
+        return loss, loss.dim  # pyright: ignore[reportFunctionMemberAccess]
+    import importlib
+
+    module, _, name = text.partition(":")
+    sys.path.insert(0, "")
+    loss = getattr(importlib.import_module(module), name, None)
+    if not callable(loss):
+        raise ValueError(f"`--loss {text}`: the module {module!r} has no function {name!r}.")
+    return loss, 1 if dim is None else dim
+
+
+def _check_can_be_written(path: str) -> None:
+    # Now, rather than after a minute of work.
+    with open(path, "ab"):
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())
