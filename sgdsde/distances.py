@@ -83,7 +83,7 @@ def compare(p: Density, q: Density) -> Comparison:
     p, q = _on_common_grid(p, q)
     value = _distances(p, q)
     errors = [_jackknife(p, lambda r: _distances(r, q)), _jackknife(q, lambda r: _distances(p, r))]
-    return Comparison(value, _combined(errors), _floor(p, q))
+    return Comparison(value, _combined(errors, p.grid.ndim), _floor(p, q))
 
 
 def total_variation(p: Float[np.ndarray, " n"], q: Float[np.ndarray, " n"]) -> float:
@@ -151,18 +151,14 @@ def _jackknife(p: Density, distances: Callable[[Density], Distances]) -> Distanc
     )
 
 
-def _combined(errors: list[Distances | None]) -> Distances:
+def _combined(errors: list[Distances | None], axes: int) -> Distances:
     found = [e for e in errors if e is not None]
     return Distances(
         tv=float(np.sqrt(sum(e.tv**2 for e in found))),
         hellinger=float(np.sqrt(sum(e.hellinger**2 for e in found))),
         kl=float(np.sqrt(sum(e.kl**2 for e in found))),
-        wasserstein=np.sqrt(sum((e.wasserstein**2 for e in found), start=np.zeros(_axes(found)))),
+        wasserstein=np.sqrt(sum((e.wasserstein**2 for e in found), start=np.zeros(axes))),
     )
-
-
-def _axes(found: list[Distances]) -> int:
-    return len(found[0].wasserstein) if found else 0
 
 
 def _floor(p: Density, q: Density) -> Distances:

@@ -14,6 +14,7 @@ from solvers import Density, Grid, fokker_planck, sde
 from solvers.grid import evaluate
 
 from . import theory
+from ._checks import scalar_valued
 from .distances import Comparison, compare
 from .models import SGD
 from .noise import Constant, LossProportional
@@ -104,7 +105,7 @@ class InvariantComparison(eqx.Module):
         return "\n".join(parts)
 
     def agrees_with(self, law: str) -> bool:
-        """Whether every route without a bias in dt agrees with "Gibbs" or "power law"."""
+        """Whether every route without a bias in dt agrees with "Gibbs", "power law" or "Fokker-Planck"."""
         rows = [r for r in self.rows if r.law == law and r.route in _decisive(self.rows)]
         return bool(rows) and all(r.excess < accepted_below for r in rows)
 
@@ -130,7 +131,11 @@ class InvariantComparison(eqx.Module):
         return "\n".join([*table, *notes, self.verdict])
 
 
-_formula = {"Gibbs": "Gibbs, exp(-f/ησ)", "power law": "the power law, f^(-1-1/ησ)"}
+_formula = {
+    "Gibbs": "Gibbs, exp(-f/ησ)",
+    "power law": "the power law, f^(-1-1/ησ)",
+    "Fokker-Planck": "the Fokker-Planck law",
+}
 
 
 def compare_invariant(
@@ -152,7 +157,8 @@ def compare_invariant(
     - discrete SGD with Gaussian gradient noise, which is Euler-Maruyama with dt = η: its bias is real;
     - the Fokker-Planck equation, from drift and noise alone, with the difference to a grid of half as many cells as
       its error;
-    - Gibbs exp(-f/ησ) and the power law f^(-1-1/ησ), each where it exists.
+    - Gibbs exp(-f/ησ) and the power law f^(-1-1/ησ), each where it exists. For a noise of which neither is the law,
+      particles are held against the Fokker-Planck law, too.
 
     The dimension is that of `grid`, of `x0` (d,), or `dim`, or else 1. Without `grid` one is found that covers the
     tails; bins are of about equal mass. Without `dt` it is 1 % of the time scale of the mean curvature. `paths`
@@ -180,7 +186,7 @@ def compare_invariant(
     rows, more = _fokker_planck_rows(p, generator, bins, laws)
     marginals = particles.marginals | {name: _marginals(q) for name, q in laws.items()}
     for route, density in particles.sampled.items():
-        for law in [law for law in _formula if law in laws]:
+        for law in _targets(model, laws):
             binned = compare(density, bins.of(laws[law]))
             rows.append(Row(route, law, _by_axis(binned, marginals.get(route), marginals[law]), binned.excess))
     notes = notes + more + particles.notes + _finite_rate_note(rows, model)
@@ -217,6 +223,7 @@ def _dimension(grid: Grid | None, x0: Any, dim: int | None) -> int:
 def _automatic_grid(model: SGD, d: int) -> Grid:
     """A stretched grid about the median of the law, on the scale of its spread, found from coarse solutions."""
     centre, scale, reach = np.zeros(d), np.ones(d), np.full(d, _reach[d])
+    _check_loss(model, _about(centre, scale, reach, _cells[d] // 2))
     for _ in range(2):
         with warnings.catch_warnings():
             # The law in this first, coarse box only sets the scale of the next.
@@ -228,6 +235,20 @@ def _automatic_grid(model: SGD, d: int) -> Grid:
             ends = _quantiles(p.marginal(k), [_tail_mass, 1 - _tail_mass])
             reach[k] = min(_reach[d] * scale[k], 1.5 * np.max(np.abs(ends - centre[k])))
     return _about(centre, scale, reach, _cells[d])
+
+
+def _check_loss(model: SGD, grid: Grid) -> None:
+    """A negative loss under loss-proportional noise is named as such, before it is the root of a negative number."""
+    if not isinstance(model.gradient_noise, LossProportional):
+        return
+    points = grid.points.reshape(-1, grid.ndim)
+    values = evaluate(scalar_valued(model.loss), points)
+    lowest = int(np.argmin(values))
+    if values[lowest] < 0:
+        raise ValueError(
+            f"The loss must not be negative under loss-proportional noise, because D = ησf must not, but f = "
+            f"{values[lowest]:.6g} at x = {points[lowest]}. Add a constant above {-values[lowest]:.6g} to the loss."
+        )
 
 
 def _about(centre: np.ndarray, scale: np.ndarray, reach: np.ndarray, cells: int) -> Grid:
@@ -304,6 +325,12 @@ def _closed_forms(model: SGD, grid: Grid) -> tuple[dict[str, Density], dict[str,
                 raise
             reasons[name] = str(error)
     return laws, reasons
+
+
+def _targets(model: SGD, laws: dict[str, Density]) -> list[str]:
+    """What particles are held against: the closed forms, and the Fokker-Planck law where none is known to be right."""
+    known = type(model.gradient_noise) in _own_law
+    return [law for law in laws if law != "Fokker-Planck" or not known]
 
 
 def _plan(
@@ -448,7 +475,7 @@ def _fokker_planck_rows(
     change = _by_axis(compare(bins.of(coarse), bins.of(p)), _marginals(coarse), _marginals(p)).value
     error = jax.tree.map(lambda c: np.maximum(c / 3, _rounding), change)
     rows = []
-    for law in [law for law in _formula if law in laws]:
+    for law in [law for law in laws if law != "Fokker-Planck"]:
         binned = _by_axis(compare(bins.of(p), bins.of(laws[law])), _marginals(p), _marginals(laws[law]))
         rows.append(
             Row("Fokker-Planck", law, Comparison(binned.value, error, binned.floor), float(binned.tv / error.tv))

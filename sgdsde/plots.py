@@ -154,7 +154,7 @@ def _residuals(ax: "Axes", result: "InvariantComparison") -> None:
     ax.set(
         xlabel="lower edge of the bin (of equal mass)",
         ylabel="(particles - law) / standard error",
-        title="residuals",
+        title=f"residuals, cut at ±{_residual_range:g}",
         ylim=(-1.15 * _residual_range, 2.2 * _residual_range),
     )
     ax.legend(loc="upper left", bbox_to_anchor=(0.0, 1.02), borderpad=0, labelspacing=0.2)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..process import AbstractDiffusion, noise_structure
+from .levy import AbstractLevyArea, MatrixArea
 from .method import AbstractMethod
 
 # The Lévy area of m motions costs m² numbers a step, and the derivatives of G cost m times one evaluation of it.
@@ -85,7 +86,7 @@ def _isotropic(process, t, x, dt, increment):
     s_x, gradient = jax.value_and_grad(s)(x)
     v = s_x * gradient
     dw = increment.dw
-    return 0.5 * ((v @ dw) * dw - v * dt) + increment.area.along(v)
+    return 0.5 * ((v @ dw) * dw - v * dt) + _area(increment).along(v)
 
 
 def _diagonal(process, t, x, dt, increment):
@@ -111,8 +112,21 @@ def _general(process, t, x, dt, increment):
 
 def _iterated_integrals(dt, increment) -> Float[Array, "m m"]:
     """I_jk = ∫∫ dW_j dW_k over the step, the inner integral being that of j."""
-    dw = increment.dw
-    return 0.5 * (jnp.outer(dw, dw) - dt * jnp.eye(dw.size, dtype=dw.dtype)) + increment.area.matrix
+    dw, area = increment.dw, _area(increment)
+    if not isinstance(area, MatrixArea):
+        raise TypeError(
+            f"`Milstein` needs the whole Lévy area of this noise, a `MatrixArea`, got {type(area).__name__}."
+        )
+    return 0.5 * (jnp.outer(dw, dw) - dt * jnp.eye(dw.size, dtype=dw.dtype)) + area.matrix
+
+
+def _area(increment) -> AbstractLevyArea:
+    if increment.area is None:
+        raise ValueError(
+            "`Milstein` needs the Lévy area of this noise, but `increment.area` is None. `simulate` and the order "
+            "studies supply it; for a single step, pass Increment(dw, area) of the kind that `Milstein().area` names."
+        )
+    return increment.area
 
 
 def _is_separable(process: AbstractDiffusion, x: Float[Array, "n d"]) -> bool:

@@ -58,7 +58,12 @@ class MomentsResult(eqx.Module):
     paths: int
 
     def __str__(self) -> str:
-        return f"mean {self.mean} ± {self.sem} over {self.paths} paths"
+        with np.printoptions(precision=6):
+            return f"mean {_short(self.mean)} ± {_short(self.sem)} over {self.paths} paths"
+
+
+def _short(value: Float[np.ndarray, "..."]) -> str:
+    return f"{value:.6g}" if value.ndim == 0 else str(value)
 
 
 class Moments(AbstractObservable):
@@ -67,7 +72,7 @@ class Moments(AbstractObservable):
     `fn(t, x)` maps one point (d,) to a scalar or a vector (k,); by default it is the state itself. In the result,
     `mean` and `sem` have that shape and `cov` has shape (k, k), or () for a scalar. The standard error comes from the
     spread of the time averages of independent paths, so that correlation in time does not flatter it; with one path
-    it is NaN.
+    it is NaN. Define `fn` once rather than as a new lambda for every run: a new function is a new program to compile.
 
     A law with heavy tails may not have the moment asked for: under loss-proportional noise of strength κ on a loss
     that grows like |x|², E|x|^q is finite only for q < 2 + 2/κ - d.

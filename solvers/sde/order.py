@@ -37,7 +37,8 @@ class OrderStudy(eqx.Module):
 
     `errors[i]` belongs to `dts[i]` and has the standard error `sem[i]`; `interval` is the 95 % confidence interval of
     `order`. It covers the sampling error of the fit, not a bend of the curve at large steps: choose `dts` in the range
-    where `errors` lie on a line. `reference` says what the errors are measured against.
+    where `errors` lie on a line. `reference` says what the errors are measured against, and `reference_dt` at which
+    step, 0 for an exact solution.
     """
 
     dts: Float[np.ndarray, " levels"]
@@ -48,11 +49,12 @@ class OrderStudy(eqx.Module):
     kind: str
     method: str
     reference: str
+    reference_dt: float
     paths: int
 
     def __str__(self) -> str:
         rows = [
-            f"  dt {dt:<10.4g} error {e:.4g} ± {s:.1g}"
+            f"  dt {dt:<10.6g} error {e:.4g} ± {s:.1g}"
             for dt, e, s in zip(self.dts, self.errors, self.sem, strict=True)
         ]
         low, high = self.interval
@@ -71,29 +73,32 @@ def strong_order(
     x0: Any,
     t1: float = 1.0,
     *,
-    dts: Sequence[float],
+    dts: Sequence[float] | np.ndarray,
     key: Any,
     paths: int,
     exact: Callable | None = None,
+    reference: AbstractMethod | None = None,
 ) -> OrderStudy:
     """Measures the strong order: how E|X(t1) - X_dt(t1)| falls with dt, on the same Brownian paths.
 
     `exact(x0, t, w)` is the solution at time t as a function of the start (d,) and of the Brownian motion at that time,
-    shape (m,). Without it the reference is this method, or `Milstein` if this method's strong order is below 1, at
-    1/32 of the smallest step; the error of the reference then biases the order upward by about 0.02 at most. Lévy areas
-    are sampled at the finest step and handed up, so that every step size sees those of the same path.
+    shape (m,). Without it the errors are measured against the method `reference` at 1/32 of the smallest step, by
+    default this method itself, or `Milstein` if this method declares a strong order below 1. The error of the reference
+    then biases the order upward by about 0.02 at most. Lévy areas are sampled at the finest step and handed up, so that
+    every step size sees those of the same path.
 
     Each of `dts` must divide `t1` and be a multiple of the smallest. `x0` is one point, shape (d,).
     """
     x0, ladder = _point(x0), _ladder(dts, t1, 1 if exact else _refinement["strong"])
-    reference = method if method.strong_order >= 1 else Milstein()
+    if reference is None:
+        reference = method if method.strong_order >= 1 else Milstein()
     x, w = _coupled(process, method, None if exact else reference, x0, ladder, key, paths)
     if exact is None:
         target, name = x[0], f"{type(reference).__name__} at dt={ladder.finest:g}"
     else:
         target, name = _solution(exact, x0, t1, w), "the exact solution"
     errors = np.linalg.norm(x[-len(ladder.ratios) :] - target, axis=-1)
-    return _study(ladder.dts, errors, 0.0, "strong", type(method).__name__, name)
+    return _study(ladder, errors, exact is None, "strong", type(method).__name__, name)
 
 
 def weak_order(
@@ -102,7 +107,7 @@ def weak_order(
     x0: Any,
     t1: float = 1.0,
     *,
-    dts: Sequence[float],
+    dts: Sequence[float] | np.ndarray,
     key: Any,
     paths: int,
     functional: Callable,
@@ -122,14 +127,14 @@ def weak_order(
     if values.ndim != 2:
         raise ValueError(f"`functional(x)` must return a scalar, got shape {values.shape[2:]}.")
     if exact is None:
-        target, name, finest = values[0], f"{type(method).__name__} at dt={ladder.finest:g}", ladder.finest
+        target, name = values[0], f"{type(method).__name__} at dt={ladder.finest:g}"
     elif callable(exact):
         solution = jnp.asarray(_solution(exact, x0, t1, w))
-        target, name, finest = np.asarray(jax.jit(jax.vmap(functional))(solution)), "the exact solution", 0.0
+        target, name = np.asarray(jax.jit(jax.vmap(functional))(solution)), "the exact solution"
     else:
-        target, name, finest = float(exact), "the exact expectation", 0.0
+        target, name = float(exact), "the exact expectation"
     differences = values[-len(ladder.ratios) :] - target
-    return _study(ladder.dts, differences, finest, "weak", type(method).__name__, name)
+    return _study(ladder, differences, exact is None, "weak", type(method).__name__, name)
 
 
 class _Ladder(eqx.Module):
@@ -141,7 +146,7 @@ class _Ladder(eqx.Module):
     steps: int
 
 
-def _ladder(dts: Sequence[float], t1: float, refinement: int) -> _Ladder:
+def _ladder(dts: Sequence[float] | np.ndarray, t1: float, refinement: int) -> _Ladder:
     sizes = np.asarray(dts, dtype=np.float64)
     if sizes.ndim != 1 or len(sizes) < 2 or not np.all(sizes > 0) or len(np.unique(sizes)) != len(sizes):
         raise ValueError(f"`dts` must be at least two different positive step sizes, got {dts}.")
@@ -255,8 +260,14 @@ def _climb(levels: _Levels, level: int, state, k, dt, dw, da):
     return lax.cond((k + 1) % ratio == 0, step, lambda x, w, a: (x, w, a), x, w, a)
 
 
-def _study(dts, samples: np.ndarray, finest: float, kind: str, method: str, reference: str) -> OrderStudy:
-    """The study of errors |mean of samples| over paths; samples have shape (levels, paths)."""
+def _study(
+    ladder: _Ladder, samples: Float[np.ndarray, "levels n"], approximate: bool, kind: str, method: str, reference: str
+) -> OrderStudy:
+    """The study of errors |mean of samples| over paths, against a reference that is `approximate` or exact.
+
+    Only weak errors against an approximate reference are its error plus theirs, and are fitted so.
+    """
+    dts, finest = ladder.dts, ladder.finest if approximate and kind == "weak" else 0.0
     if not np.all(np.isfinite(samples)):
         raise FloatingPointError(f"Paths of {method} or of the reference became non-finite: use smaller `dts`.")
     paths = samples.shape[1]
@@ -271,7 +282,9 @@ def _study(dts, samples: np.ndarray, finest: float, kind: str, method: str, refe
     orders = np.array([_fit(dts, np.abs(e), finest, weights) for e in left_out])
     spread = np.sqrt((_groups - 1) / _groups * np.sum((orders - orders.mean()) ** 2))
     half = float(stats.t.ppf(0.975, _groups - 1) * spread)
-    return OrderStudy(dts, np.abs(means), sem, order, (order - half, order + half), kind, method, reference, paths)
+    interval = order - half, order + half
+    reference_dt = ladder.finest if approximate else 0.0
+    return OrderStudy(dts, np.abs(means), sem, order, interval, kind, method, reference, reference_dt, paths)
 
 
 def _weights(means: np.ndarray, sem: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ def test_distances_between_normal_laws():
     assert c.wasserstein == pytest.approx([0.5], abs=1e-6)
     assert c.sem.tv == c.floor.tv == 0
     assert c.excess == np.inf
+    assert str(c) == "tv 0.197, hellinger 0.175, kl 0.125, wasserstein 0.5"
 
 
 def test_a_law_is_no_distance_from_itself():

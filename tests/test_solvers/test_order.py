@@ -76,14 +76,12 @@ class _DiagonalMilstein(sde.AbstractMethod):
 
 def test_a_study_can_tell_a_false_milstein():
     process = Diffusion(lambda t, x: -x, lambda t, x: jnp.sqrt(0.5 * (1 + x @ x)))
-    ladder = order._ladder(_dts[:-1], 1.0, 32)
-    slopes = []
-    for method in (sde.Milstein(), _DiagonalMilstein()):
-        x, _ = order._coupled(process, method, sde.Milstein(), np.ones(2), ladder, 2, 1000)
-        errors = np.linalg.norm(x[1:] - x[0], axis=-1).mean(axis=1)
-        slopes.append(np.polyfit(np.log(ladder.dts), np.log(errors), 1)[0])
-    assert slopes[0] > 0.9
-    assert slopes[1] < 0.75
+    levels = {"dts": _dts[:-1], "key": 2, "paths": 1000, "reference": sde.Milstein()}
+    true = sde.strong_order(process, sde.Milstein(), jnp.ones(2), **levels)
+    false = sde.strong_order(process, _DiagonalMilstein(), jnp.ones(2), **levels)
+    assert true.interval[0] > 0.9
+    assert false.interval[1] < 0.75
+    assert true.reference_dt == false.reference_dt == _dts[-2] / 32
 
 
 @pytest.mark.parametrize("method", [sde.EulerMaruyama(), sde.Milstein()])
@@ -123,10 +121,11 @@ def test_interval_covers_the_order_as_often_as_it_says():
     # Errors that follow dt^1 exactly with independent noise, 100 times: 95 % of intervals cover, give or take 3 sigma.
     random = np.random.default_rng(0)
     dts = np.array([0.1, 0.05, 0.025])
+    ladder = order._ladder(dts, 1.0, 1)
     hits = 0
     for _ in range(100):
         samples = dts[:, None] * (1 + 0.3 * random.normal(size=(3, 640)))
-        low, high = order._study(dts, samples, 0.0, "weak", "a", "b").interval
+        low, high = order._study(ladder, samples, False, "weak", "a", "b").interval
         hits += low < 1 < high
     assert hits >= 88
 
