@@ -62,11 +62,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     import sgdsde as sg
 
     began = time.perf_counter()
@@ -78,11 +73,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         "hessian-matched": lambda: sg.noise.HessianMatched(arguments.sigma, floor=arguments.floor),
     }
     chosen = [arguments.noise] if arguments.noise else ["loss-proportional", "constant"]
-    panels = 2 + dim
-    figure, axes = plt.subplots(
-        len(chosen), panels, figsize=(3.3 * panels, 3.0 * len(chosen)), layout="constrained", squeeze=False, dpi=150
-    )
-    for name, row in zip(chosen, axes, strict=True):
+    results = {}
+    for name in chosen:
         print(
             f"f = {arguments.loss}, {name} noise, σ = {arguments.sigma:g}, η = {arguments.learning_rate:g}, "
             f"ησ = {arguments.learning_rate * arguments.sigma:g}, {arguments.paths} paths, seed {arguments.seed}\n",
@@ -91,9 +83,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         model = sg.SGD(loss, noises[name](), arguments.learning_rate)
         result = sg.compare_invariant(model, dim=dim, paths=arguments.paths, key=arguments.seed)
         print(f"{result}\n", flush=True)
-        result.plot(row)
-        row[0].title.set_text(f"{name} noise: {row[-3].get_title()}")
-    figure.savefig(arguments.out)
+        results[f"{name} noise"] = result
+    sg.plots.save_comparisons(results, arguments.out)
     print(
         f"figure: {arguments.out}; {time.perf_counter() - began:.0f} s, jax {jax.__version__}, sgdsde {sg.__version__}"
     )

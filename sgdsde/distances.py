@@ -1,6 +1,7 @@
 """How far apart two laws are, with error bars where one of them was sampled."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -70,7 +71,7 @@ class Comparison(eqx.Module):
         return ", ".join([shown("tv"), shown("hellinger"), shown("kl"), f"wasserstein {w}"])
 
 
-def compare(p: Density, q: Density) -> Comparison:
+def compare(p: Any, q: Any) -> Comparison:
     """The distances between two densities on the same grid, or one of them on a finer grid with the same edges.
 
     Mass outside the grid counts as one more cell in all but the Wasserstein distance, which compares the laws within
@@ -80,6 +81,11 @@ def compare(p: Density, q: Density) -> Comparison:
     Standard errors come from a jackknife over the independent groups of samples in `Density.replicates`. Raises
     `ValueError` if the grids do not fit.
     """
+    for name, law in (("p", p), ("q", q)):
+        if not isinstance(law, Density):
+            raise TypeError(
+                f"`{name}` must be a `solvers.Density`, got {type(law).__name__}. See `Density.from_samples`."
+            )
     p, q = _on_common_grid(p, q)
     value = _distances(p, q)
     errors = [_jackknife(p, lambda r: _distances(r, q)), _jackknife(q, lambda r: _distances(p, r))]
@@ -106,6 +112,8 @@ def _distances(p: Density, q: Density) -> Distances:
 
 def _wasserstein(p: Density, q: Density) -> float:
     (edges,) = p.grid.edges
+    if p.mass.sum() == 0 or q.mass.sum() == 0:
+        return np.nan
     gap = p.cdf() / p.mass.sum() - q.cdf() / q.mass.sum()
     return float(np.trapezoid(np.abs(gap), edges))
 

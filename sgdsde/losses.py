@@ -203,14 +203,18 @@ class Rastrigin(eqx.Module):
 
 def rosenbrock(x: Float[Array, " d"]) -> Float[Array, ""]:
     """f = Σ_k 100 (x_{k+1} - x_k²)² + (1 - x_k)², d ≥ 2: a curved narrow valley, global minimum f(1, ..., 1) = 0."""
+    if x.size < 2:
+        raise ValueError(f"`rosenbrock` needs at least 2 coordinates, but x has shape {x.shape}.")
     return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
 
-def himmelblau(x: Float[Array, "2"]) -> Float[Array, ""]:
+def himmelblau(x: Float[Array, " d"]) -> Float[Array, ""]:
     """f = (x² + y - 11)² + (x + y² - 7)²: four minima with f = 0 and different curvatures.
 
     They are (3, 2), (-2.805118, 3.131312), (-3.779310, -3.283186) and (3.584428, -1.848126).
     """
+    if x.shape != (2,):
+        raise ValueError(f"`himmelblau` is of 2 coordinates, but x has shape {x.shape}.")
     return (x[0] ** 2 + x[1] - 11) ** 2 + (x[0] + x[1] ** 2 - 7) ** 2
 
 

@@ -100,7 +100,7 @@ class HessianMatched(AbstractGradientNoise):
     floor: Float[Array, ""]
     rule: Literal["clip", "abs"] = eqx.field(static=True)
 
-    def __init__(self, sigma, *, floor, rule="clip"):
+    def __init__(self, sigma, *, floor=0.0, rule="clip"):
         if rule not in ("clip", "abs"):
             raise ValueError(f'`rule` must be "clip" or "abs", but got {rule!r}.')
         self.sigma = number("sigma", sigma, minimum=0)

@@ -62,6 +62,19 @@ def invariant_densities(result: "InvariantComparison", axes: Any = None) -> "np.
     return panels
 
 
+def save_comparisons(results: "dict[str, InvariantComparison]", path: str) -> None:
+    """Writes one figure with a row of `invariant_densities` for each result, named by its key, to a file."""
+    from matplotlib.figure import Figure
+
+    columns = max(2 + r.grid.ndim for r in results.values())
+    size = (3.3 * columns, 3.0 * len(results))
+    figure = Figure(figsize=size, layout="constrained", dpi=150)
+    for (name, result), row in zip(results.items(), figure.subplots(len(results), columns, squeeze=False), strict=True):
+        panels = invariant_densities(result, row)
+        panels[0].title.set_text(f"{name}: {panels[0].get_title()}")
+    figure.savefig(path)
+
+
 def _laws(result: "InvariantComparison") -> list[tuple[str, dict[str, Any]]]:
     """The closed forms that exist, with how to draw them: the accepted one as dots, the others dashed."""
     drawn = []

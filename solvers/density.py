@@ -128,13 +128,15 @@ class Density(eqx.Module):
         return total
 
     def at(self, x) -> Float[np.ndarray, "..."]:
-        """The density at the point x (d,) or points (n, d), interpolated linearly between cell centres.
+        """The density at the point x (d,) or points (n, d), or n > 1 numbers on one axis.
+
+        Interpolated linearly between cell centres.
 
         Constant from the last centre to the edge, and 0 outside the grid.
         """
         x = np.asarray(x, dtype=np.float64)
-        if x.ndim == 0 and self.grid.ndim == 1:
-            x = x[None]
+        if self.grid.ndim == 1 and (x.ndim == 0 or (x.ndim == 1 and x.size != 1)):
+            x = x[..., None]
         if x.ndim not in (1, 2) or x.shape[-1] != self.grid.ndim:
             raise ValueError(f"`x` must have shape ({self.grid.ndim},) or (n, {self.grid.ndim}), got {x.shape}.")
         if np.any(np.isnan(x)):

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from ._tracing import traceable
+
 # Points in one vectorised call of a user's function: large enough to be fast, small enough to stay in memory.
 _points_per_call = 1 << 18
 
@@ -154,7 +156,8 @@ def evaluate(fn: Callable, points: Float[np.ndarray, "n d"]) -> Shaped[np.ndarra
 
 def _evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, "n *value"]:
     slices = [points[i : i + _points_per_call] for i in range(0, len(points), _points_per_call)]
-    return np.concatenate([np.asarray(batched(jax.numpy.asarray(s))) for s in slices])
+    with traceable("A function of one point x"):
+        return np.concatenate([np.asarray(batched(jax.numpy.asarray(s))) for s in slices])
 
 
 def _cells(k: int, cells) -> int:

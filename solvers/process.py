@@ -6,13 +6,15 @@ because D carries it.
 
 import abc
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Float, Shaped
+
+from ._tracing import traceable
 
 NoiseKind = Literal["isotropic", "diagonal", "general"]
 
@@ -113,17 +115,26 @@ def noise_kind(operator: lx.AbstractLinearOperator) -> NoiseKind:
     return "diagonal" if lx.is_diagonal(operator) else "general"
 
 
-def noise_structure(process: AbstractDiffusion, x: Float[Array, " d"]) -> tuple[NoiseKind, int]:
+def noise_structure(process: Any, x: Float[Array, " d"]) -> tuple[NoiseKind, int]:
     """The kind of noise and the number m of Brownian motions, found without computing anything.
 
     Traces `drift` and `noise` once at the shape and dtype of `x`, so that a wrong return value is reported here.
     """
+    if not isinstance(process, AbstractDiffusion):
+        raise TypeError(
+            f"`process` must be a `solvers.Diffusion(drift, noise)` or another `AbstractDiffusion`, got {process!r}."
+        )
     t = jax.ShapeDtypeStruct((), x.dtype)
     point = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    drift = eqx.filter_eval_shape(lambda p, t, x: p.drift(t, x), process, t, point)
-    if drift.shape != x.shape:
-        raise ValueError(f"`drift(t, x)` must return shape {x.shape} for x of shape {x.shape}, got {drift.shape}.")
-    operator = eqx.filter_eval_shape(lambda p, t, x: p.noise(t, x), process, t, point)
+    with traceable("`drift(t, x)`, or the loss,"):
+        drift = eqx.filter_eval_shape(lambda p, t, x: p.drift(t, x), process, t, point)
+    if drift.shape != x.shape or drift.dtype != x.dtype:
+        raise ValueError(
+            f"`drift(t, x)` must return shape {x.shape} and dtype {x.dtype} for such an x, got {drift.shape} and "
+            f"{drift.dtype}."
+        )
+    with traceable("`noise(t, x)`, or the loss,"):
+        operator = eqx.filter_eval_shape(lambda p, t, x: p.noise(t, x), process, t, point)
     if not isinstance(operator, lx.AbstractLinearOperator):
         raise TypeError(
             f"`noise(t, x)` of {type(process).__name__} must return a lineax operator, got {type(operator).__name__}. "

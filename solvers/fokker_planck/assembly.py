@@ -20,7 +20,7 @@ can fail.
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
@@ -34,6 +34,13 @@ from .weights import bernoulli, edge_weights, resolved_edge
 Boundary = Literal["no-flux", "absorbing", "periodic"]
 
 _boundaries = ("no-flux", "absorbing", "periodic")
+
+# What others call them.
+_synonyms = {
+    **dict.fromkeys(("reflecting", "reflective", "neumann", "closed", "wall", "zero-flux"), "no-flux"),
+    **dict.fromkeys(("dirichlet", "open", "killing"), "absorbing"),
+    **dict.fromkeys(("wrap", "cyclic", "torus"), "periodic"),
+}
 
 # A process counts as reversible when the logarithms of its mass ratios close around every path to this: well above
 # the error of the quadrature on a resolved grid, and a current of 1e-8 of the traffic is none.
@@ -119,6 +126,14 @@ def assemble(process: AbstractDiffusion, grid: Grid, boundary: str | Sequence[st
     return _assemble(process, grid, kinds, resolved_edge)
 
 
+def check_generator(generator: Any) -> None:
+    """`TypeError` for anything but what `assemble` returns."""
+    if not isinstance(generator, Generator):
+        raise TypeError(
+            f"`generator` must come from `fokker_planck.assemble(process, grid)`, got {type(generator).__name__}."
+        )
+
+
 def coarsen(generator: Generator) -> Generator:
     """The generator of the same process with two cells made one along each axis, for error estimates.
 
@@ -144,7 +159,8 @@ def _per_axis(boundary: str | Sequence[str], grid: Grid) -> tuple[Boundary, ...]
     kinds = (boundary,) * grid.ndim if isinstance(boundary, str) else tuple(boundary)
     for kind in kinds:
         if kind not in _boundaries:
-            near = difflib.get_close_matches(str(kind).lower().replace("_", "-").replace(" ", "-"), _boundaries, 1, 0.4)
+            said = str(kind).lower().replace("_", "-").replace(" ", "-")
+            near = [_synonyms[said]] if said in _synonyms else difflib.get_close_matches(said, _boundaries, 1, 0.4)
             raise ValueError(
                 f"`boundary` must be one of {', '.join(map(repr, _boundaries))}, but got {kind!r}."
                 + (f" Did you mean {near[0]!r}?" if near else "")

@@ -34,6 +34,33 @@ def check_process(process: AbstractDiffusion, grid: Grid) -> None:
             f"{'axis' if grid.ndim == 1 else 'axes'} (x has shape ({grid.ndim},)): {error} "
             "The grid must have one axis for each coordinate of the process."
         ) from error
+    _check_autonomous(process, grid)
+
+
+def _check_autonomous(process: AbstractDiffusion, grid: Grid) -> None:
+    """Drift and noise must be the same at other times, at some points of the grid."""
+    points = np.stack([c[np.linspace(0, c.size - 1, _probed_points).astype(int)] for c in grid.centres], axis=1)
+
+    def at(x):
+        def value(t):
+            t = jnp.asarray(t, x.dtype)
+            return jnp.concatenate([process.drift(t, x), process.diffusion(t, x).ravel()])
+
+        return jnp.stack([value(t) for t in _probed_times])
+
+    values = evaluate(at, points)
+    # NaN differs from itself; it is reported later, with its place.
+    differ = (values != values[:, :1]) & ~np.isnan(values)
+    if np.any(differ):
+        x = points[np.argwhere(differ)[0][0]]
+        raise ValueError(
+            f"`process` depends on time: its drift or noise at x={x} is not the same at t = 0 and later. The "
+            "Fokker-Planck solver needs coefficients that depend on x alone; fix t in them, or simulate particles."
+        )
+
+
+# Where and when drift and noise are compared with those at time 0.
+_probed_points, _probed_times = 9, (0.0, 0.37, 1.0, 20.0)
 
 
 def coefficients(

@@ -1,11 +1,13 @@
 """The probability current of a density, and how much entropy it produces."""
 
+from typing import Any
+
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
-from .assembly import Generator
+from .assembly import Generator, check_generator
 
 # Traffic below this is the underflow of masses near 1e-300, whose ratios mean nothing.
 _negligible_traffic = 1e-280
@@ -29,11 +31,12 @@ class Current(eqx.Module):
         return f"Current: at most {largest:.6g} per area, entropy production {self.entropy_production:.6g} per time"
 
 
-def current(generator: Generator, p: Density) -> Current:
+def current(generator: Any, p: Density) -> Current:
     """The current of the density `p`, which must live on the grid of `generator`.
 
     In the stationary law of a reversible process it is zero up to rounding.
     """
+    check_generator(generator)
     check_grid("p", p, generator)
     grid = generator.grid
     faces, vectors, production = [], [], 0.0

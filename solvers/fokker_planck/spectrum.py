@@ -3,11 +3,13 @@ r"""The decay rates of a process and their modes: Lφ_n = -λ_n φ_n with L the 
 E[φ_n(X_t) | X_0 = x] = e^(-λ_n t) φ_n(x), and a law relaxes as ρ(t) = ρ_∞ (1 + Σ c_n e^(-λ_n t) φ_n).
 """
 
+from typing import Any
+
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Inexact
 
-from .assembly import Generator, coarsen
+from .assembly import Generator, check_generator, coarsen
 from .krylov_modes import krylov_rates_and_modes
 from .line_modes import line_modes, line_rates
 from .stationary import closed_law
@@ -51,7 +53,7 @@ class Spectrum(eqx.Module):
         return f"Spectrum: rates {shown}"
 
 
-def spectrum(generator: Generator, k: int = 5) -> Spectrum:
+def spectrum(generator: Any, k: int = 5) -> Spectrum:
     """The `k` slowest decay rates of the process and their modes; the first is 0 unless mass can leave.
 
     In one dimension (not periodic) rates are the squared singular values of a bidiagonal matrix of square roots of
@@ -65,6 +67,7 @@ def spectrum(generator: Generator, k: int = 5) -> Spectrum:
 
     Raises `ValueError` if k is below 1 or above half the number of cells.
     """
+    check_generator(generator)
     size = generator.grid.size
     if int(k) != k or not 1 <= k <= size // 2:
         raise ValueError(f"`k` must be a whole number from 1 to {size // 2}, half the number of cells, but got {k!r}.")

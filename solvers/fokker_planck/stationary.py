@@ -1,6 +1,7 @@
 """The stationary law of a generator: the masses m with A m = 0."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -8,7 +9,7 @@ import scipy.sparse.linalg
 from jaxtyping import Float
 
 from ..density import Density
-from .assembly import Generator, assemble
+from .assembly import Generator, assemble, check_generator
 
 # A box counts as too small when this much mass would lie beyond one of its faces.
 _truncation_limit = 1e-3
@@ -25,7 +26,7 @@ _most_pins = 3
 _long_step = 1e8
 
 
-def stationary(generator: Generator) -> Density:
+def stationary(generator: Any) -> Density:
     """The stationary law of the process: A m = 0, Σ m = 1.
 
     For a reversible process its logarithm is summed along the axes, and masses as small as 1e-300 are right to the
@@ -37,6 +38,7 @@ def stationary(generator: Generator) -> Density:
 
     Raises `ValueError` for absorbing boundaries, and `RuntimeError` if elimination lost too many digits.
     """
+    check_generator(generator)
     if not generator.conserving:
         raise ValueError(
             "A process that is absorbed has no stationary law, but `generator` has boundary "

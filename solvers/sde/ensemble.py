@@ -19,7 +19,7 @@ from jaxtyping import Float, Inexact
 
 from ..process import AbstractDiffusion, noise_structure
 from .engine import Problem, Schedule, advance, never, numbers_per_step, start
-from .method import AbstractMethod
+from .method import AbstractMethod, check_method
 from .observables import AbstractObservable
 from .random import key_words
 
@@ -87,7 +87,7 @@ def simulate(
     *,
     t0: float = 0.0,
     save_at: Any = None,
-    observe: Mapping[str, Any] | None = None,
+    observe: Any = None,
     burn_in: float = 0.0,
     every: int = 1,
     chunk: int | None = None,
@@ -109,7 +109,8 @@ def simulate(
     memory at a time), `segment` (steps between two returns to Python), `mesh` (devices over which paths are divided),
     and for every choice of `observe` and `save_at`. A run over [t0, t1] in two calls, the second starting from the
     first's `final` at its `t1` with the same key, is the same as one call: increments are addressed by (key, path,
-    step), and steps are counted from time 0.
+    step), and steps are counted from time 0. For the same reason a run that is to be independent of another needs
+    another key; a continuation with another `dt` is such a run.
 
     `progress` shows a line on standard error; by default only if that is a terminal. Raises `ValueError` or
     `TypeError` for arguments that do not fit, and `FloatingPointError` if any path became non-finite, unless
@@ -117,13 +118,14 @@ def simulate(
     """
     if checkpoint is not None:
         raise NotImplementedError("`checkpoint` is not available yet: leave it out, and save `final` yourself.")
+    check_method(method)
     x0 = _initial_states(x0, paths)
     clock = _Clock(t0, t1, dt)
     schedule = _schedule(clock, burn_in, every, bool(observe), jnp.asarray(x0[:1]).dtype)
     saves = clock.steps_at("save_at", save_at)
     points = jnp.asarray(x0[:_most_points_probed])
-    area = method.area(process, points)
     _, motions = noise_structure(process, points[0])
+    area = method.area(process, points)
     problem = Problem(
         process=process,
         method=method,
@@ -149,6 +151,10 @@ class _Clock:
             raise ValueError(f"`dt` must be positive and finite, got {dt}.")
         if not -np.inf < t0 < t1 < np.inf:
             raise ValueError(f"`t1` must be finite and later than `t0`, but t0={t0} and t1={t1}.")
+        if t0 < 0:
+            raise ValueError(
+                f"`t0` must not be negative, because steps are counted from time 0, but t0={t0}. Shift time."
+            )
         exact = (t1 - t0) / dt
         self.t0, self.dt, self.steps = t0, dt, round(exact)
         if abs(exact - self.steps) > _whole or self.steps == 0:
@@ -156,7 +162,7 @@ class _Clock:
                 f"`t1 - t0` must be a whole number of steps `dt`, but t1 - t0 = {t1 - t0:.12g} and dt = {dt:.12g}; "
                 f"the nearest that fits is dt = {(t1 - t0) / max(1, self.steps):.12g}."
             )
-        self.origin = max(0, int(np.floor(t0 / dt + _whole)))
+        self.origin = int(np.floor(t0 / dt + _whole))
         self.phase = t0 - self.origin * dt
         if abs(self.phase) < _whole * dt:
             self.phase = 0.0
@@ -341,9 +347,10 @@ _most_points_probed = 64
 
 def _initial_states(x0: Any, paths: int | None) -> np.ndarray:
     x0 = np.asarray(x0)
-    if not np.issubdtype(x0.dtype, np.floating):
+    if x0.dtype not in (np.float32, np.float64):
         raise TypeError(
-            f"`x0` must have a floating-point dtype, got {x0.dtype}: write 0.0 for 0, or use x0.astype(float)."
+            f"`x0` must have a floating-point dtype, float32 or float64, got {x0.dtype}: write 0.0 for 0, or use "
+            "x0.astype(float)."
         )
     x0 = x0.astype(jax.dtypes.canonicalize_dtype(x0.dtype))
     if x0.ndim not in (1, 2) or x0.size == 0:
@@ -378,7 +385,11 @@ def _schedule(clock: _Clock, burn_in: float, every: int, observed: bool, dtype) 
     )
 
 
-def _checked_observables(observe: Mapping[str, Any] | None) -> dict[str, AbstractObservable]:
+def _checked_observables(observe: Any) -> dict[str, AbstractObservable]:
+    if not isinstance(observe, Mapping | None):
+        raise TypeError(
+            f"`observe` must be a dictionary of observables, as in {{'x': sde.Moments()}}, got {observe!r}."
+        )
     observe = dict(observe or {})
     for name, observable in observe.items():
         if not isinstance(observable, AbstractObservable):

@@ -1,7 +1,7 @@
 """What an integrator is: a pure map of one step, with its orders declared on the class."""
 
 import abc
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -47,3 +47,9 @@ class AbstractMethod(eqx.Module):
         increment: Increment,
     ) -> Float[Array, " d"]:
         """The state at t + dt."""
+
+
+def check_method(method: Any) -> None:
+    """`TypeError` for anything but an integrator: its class, its name or another object."""
+    if not isinstance(method, AbstractMethod):
+        raise TypeError(f"`method` must be an integrator such as `sde.EulerMaruyama()`, got {method!r}.")

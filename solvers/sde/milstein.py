@@ -130,12 +130,16 @@ def _area(increment) -> AbstractLevyArea:
 
 
 def _is_separable(process: AbstractDiffusion, x: Float[Array, "n d"]) -> bool:
-    """Whether the i-th entry of a diagonal G depends on x_i alone, at the given states and at others around them."""
+    """Whether the i-th entry of a diagonal G depends on x_i alone, at many states around the given ones and times.
+
+    Dependence that begins only far from there, behind a `jnp.where`, is not seen.
+    """
     random = np.random.default_rng(0)
     centres = np.asarray(x, dtype=np.float64)[random.integers(len(x), size=_probes)]
     scale = (1 + np.abs(centres)) * random.choice(_probe_scales, size=(_probes, 1))
     points = jnp.asarray(centres + scale * random.normal(size=centres.shape), x.dtype)
-    slopes = jax.jit(jax.vmap(jax.jacfwd(lambda y: lx.diagonal(process.noise(jnp.zeros((), x.dtype), y)))))(points)
+    times = jnp.asarray(10.0 ** random.uniform(-2, 2, size=_probes) * (random.random(_probes) > 0.2), x.dtype)
+    slopes = jax.jit(jax.vmap(lambda t, y: jax.jacfwd(lambda y: lx.diagonal(process.noise(t, y)))(y)))(times, points)
     off_diagonal = slopes * (1 - jnp.eye(x.shape[1], dtype=x.dtype))
     # NaN from a probe outside the domain of the noise counts as dependence: the general formula is always right.
     return bool(jnp.all(off_diagonal == 0))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .._tracing import traceable
 from ..density import Density
 from ..grid import Grid
 
@@ -123,8 +124,7 @@ class Moments(AbstractObservable):
         return MomentsResult(mean.reshape(shape), cov.reshape(shape + shape), sem.reshape(shape), n)
 
     def _values(self, t, x):
-        phi = x if self.fn is None else jax.vmap(self.fn, in_axes=(None, 0))(t, x)
-        return phi.astype(x.dtype)
+        return _values(self.fn, t, x)
 
 
 class _Spread(eqx.Module):
@@ -207,7 +207,20 @@ class Histogram(AbstractObservable):
         return int(np.clip(_most_group_cells // self.grid.size, 1, _most_groups))
 
     def _values(self, t, x):
-        return x if self.fn is None else jax.vmap(self.fn, in_axes=(None, 0))(t, x).astype(x.dtype)
+        return _values(self.fn, t, x)
+
+
+def _values(fn: Callable | None, t: Float[Array, ""], x: Float[Array, "n d"]) -> Float[Array, "n ..."]:
+    if fn is None:
+        return x
+    with traceable("`fn(t, x)` of an observable"):
+        values = jax.vmap(fn, in_axes=(None, 0))(t, x)
+    if not isinstance(values, jax.Array) or jnp.iscomplexobj(values):
+        kind = values.dtype if isinstance(values, jax.Array) else type(values).__name__
+        raise TypeError(
+            f"`fn(t, x)` of an observable must return one real array, got {kind}. Use `jnp.stack` for a list."
+        )
+    return values.astype(x.dtype)
 
 
 # Groups of paths whose spread gives a histogram's standard errors: 31 degrees of freedom.

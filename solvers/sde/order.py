@@ -18,7 +18,7 @@ from scipy import optimize, stats
 from ..process import AbstractDiffusion, noise_structure
 from .engine import increment, numbers_per_step
 from .levy import MatrixArea, chain
-from .method import AbstractMethod, AreaKind, Increment
+from .method import AbstractMethod, AreaKind, Increment, check_method
 from .milstein import Milstein
 from .random import key_words, normal_pairs, unpaired
 
@@ -31,14 +31,17 @@ _block = 4096
 
 _whole = 1e-6
 
+# An error counts as known when it is so many standard errors, and so many roundings, away from 0.
+_significant, _roundings = 3.0, 100.0
+
 
 class OrderStudy(eqx.Module):
     """Errors at each step size and the order fitted to them.
 
     `errors[i]` belongs to `dts[i]` and has the standard error `sem[i]`; `interval` is the 95 % confidence interval of
-    `order`. It covers the sampling error of the fit, not a bend of the curve at large steps: choose `dts` in the range
-    where `errors` lie on a line. `reference` says what the errors are measured against, and `reference_dt` at which
-    step, 0 for an exact solution.
+    `order`, infinite if some error can't be told from 0: use more paths or larger steps. It covers the sampling error
+    of the fit, not a bend of the curve at large steps: choose `dts` in the range where `errors` lie on a line.
+    `reference` says what the errors are measured against, and `reference_dt` at which step, 0 for an exact solution.
     """
 
     dts: Float[np.ndarray, " levels"]
@@ -147,6 +150,8 @@ class _Ladder(eqx.Module):
 
 
 def _ladder(dts: Sequence[float] | np.ndarray, t1: float, refinement: int) -> _Ladder:
+    if not 0 < t1 < np.inf:
+        raise ValueError(f"`t1` must be positive and finite, got {t1}.")
     sizes = np.asarray(dts, dtype=np.float64)
     if sizes.ndim != 1 or len(sizes) < 2 or not np.all(sizes > 0) or len(np.unique(sizes)) != len(sizes):
         raise ValueError(f"`dts` must be at least two different positive step sizes, got {dts}.")
@@ -177,13 +182,14 @@ def _coupled(process, method, reference, x0, ladder: _Ladder, key, paths: int):
     """End points of every level, shape (levels, paths, d), the reference's first, and W(t1), shape (paths, m)."""
     if int(paths) != paths or paths < 2 * _groups:
         raise ValueError(f"`paths` must be a whole number of at least {2 * _groups}, got {paths}.")
+    check_method(method)
     point = jnp.asarray(x0)[None]
+    _, m = noise_structure(process, point[0])
     area = method.area(process, point)
     if reference is not None:
         area = max(area, reference.area(process, point), key=["none", "direction", "matrix"].index)
     # A sampled direction is good for one step only; here all steps must see parts of one area.
     area = "none" if area == "none" else "matrix"
-    _, m = noise_structure(process, point[0])
     methods = ((reference,) if reference else ()) + (method,) * len(ladder.ratios)
     ratios = ((1,) if reference else ()) + ladder.ratios
     # Coarse areas are made of fine ones, all levels of the same: one Fourier term is enough at the finest step.
@@ -268,6 +274,7 @@ def _study(
     Only weak errors against an approximate reference are its error plus theirs, and are fitted so.
     """
     dts, finest = ladder.dts, ladder.finest if approximate and kind == "weak" else 0.0
+    rounding = _roundings * np.finfo(samples.dtype).eps * max(1.0, float(np.max(np.abs(samples))))
     if not np.all(np.isfinite(samples)):
         raise FloatingPointError(f"Paths of {method} or of the reference became non-finite: use smaller `dts`.")
     paths = samples.shape[1]
@@ -283,6 +290,9 @@ def _study(
     spread = np.sqrt((_groups - 1) / _groups * np.sum((orders - orders.mean()) ** 2))
     half = float(stats.t.ppf(0.975, _groups - 1) * spread)
     interval = order - half, order + half
+    if np.any(np.abs(means) < _significant * sem) or np.any(np.abs(means) < rounding):
+        # The fit follows noise; the jackknife does not know that the errors might as well have the other sign.
+        interval = -np.inf, np.inf
     reference_dt = ladder.finest if approximate else 0.0
     return OrderStudy(dts, np.abs(means), sem, order, interval, kind, method, reference, reference_dt, paths)
 

@@ -320,7 +320,7 @@ _good = {"t1": 1.0, "dt": 0.1, "key": 0, "paths": 4}
 @pytest.mark.parametrize(
     ("x0", "changes", "text"),
     [
-        (jnp.array([0, 1]), {}, "`x0` must have a floating-point dtype, got int"),
+        (jnp.array([0, 1]), {}, "`x0` must have a floating-point dtype, float32 or float64, got int"),
         ([1, 2], {}, "`x0` must have a floating-point dtype"),
         (jnp.zeros((2, 2, 2)), {}, r"`x0` must have shape \(d,\)"),
         (jnp.asarray(1.0), {}, r"`x0` must have shape \(d,\)"),
@@ -331,6 +331,7 @@ _good = {"t1": 1.0, "dt": 0.1, "key": 0, "paths": 4}
         (jnp.zeros(1), {"dt": -0.1}, "`dt` must be positive"),
         (jnp.zeros(1), {"dt": np.nan}, "`dt` must be positive"),
         (jnp.zeros(1), {"t1": 0.0}, "`t1` must be finite and later than `t0`"),
+        (jnp.zeros(1), {"t0": -1.0}, "`t0` must not be negative"),
         (jnp.zeros(1), {"t1": 1e6, "dt": 1e-6}, "fewer than 2"),
         (jnp.zeros(1), {"save_at": [0.05]}, "`save_at` must hold times"),
         (jnp.zeros(1), {"save_at": [0.5, 1.1]}, "`save_at` must hold times"),
@@ -371,6 +372,42 @@ def test_bad_arguments(x0, changes, text):
 def test_bad_processes(process, text):
     with pytest.raises((ValueError, TypeError), match=text):
         sde.simulate(process, sde.EulerMaruyama(), jnp.zeros(2), **_good)
+
+
+@pytest.mark.parametrize(
+    ("drift", "text"),
+    [
+        (lambda t, x: -x if x[0] > 0 else x, r"jnp.where instead of `if`"),
+        (lambda t, x: -np.tanh(x), r"jax.numpy instead of numpy"),
+        (lambda t, x: -float(x[0]) * x, r"`drift\(t, x\)`, or the loss, cannot be compiled"),
+    ],
+)
+def test_functions_that_cannot_be_traced_are_named(drift, text):
+    with pytest.raises(TypeError, match=text):
+        sde.simulate(Diffusion(drift, lambda t, x: 1.0), sde.EulerMaruyama(), jnp.zeros(2), **_good)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"process": lambda x: x @ x}, "`process` must be a `solvers.Diffusion"),
+        ({"method": sde.EulerMaruyama}, r"`method` must be an integrator such as `sde.EulerMaruyama\(\)`"),
+        ({"method": "milstein"}, "`method` must be an integrator"),
+        ({"observe": sde.Moments()}, "`observe` must be a dictionary"),
+        ({"observe": {"x": sde.Moments(lambda t, x: (x, x))}}, "must return one real array, got tuple"),
+        ({"observe": {"x": sde.Moments(lambda t, x: 1j * x)}}, "must return one real array, got complex128"),
+        ({"x0": np.zeros(1, np.float16)}, "got float16"),
+    ],
+)
+def test_wrong_kinds_of_arguments(arguments, text, unchecked):
+    with pytest.raises(TypeError, match=text):
+        sde.simulate(**({"process": _ou, "method": sde.EulerMaruyama(), "x0": jnp.zeros(1)} | _good | arguments))
+
+
+def test_a_step_without_its_levy_area_says_so():
+    increment = sde.Increment(jnp.ones(2))
+    with pytest.raises(ValueError, match="needs the Lévy area"):
+        sde.Milstein().step(_student(), jnp.asarray(0.0), jnp.ones(2), jnp.asarray(0.1), increment)
 
 
 def test_milstein_refuses_what_it_cannot_do():

@@ -210,3 +210,55 @@ def test_a_start_on_another_grid_is_refused():
     generator = fokker_planck.assemble(student(0.5), Grid.uniform((-9.0, 9.0, 10)))
     with pytest.raises(ValueError, match="`p0` must be a density on the grid"):
         fokker_planck.evolve(generator, Density.point(Grid.uniform((-9.0, 8.0, 10)), [1.0]), [1.0])
+
+
+def _ou(temperature):
+    return Diffusion(lambda t, x: -x, lambda t, x: jnp.sqrt(jnp.asarray(2 * temperature)))
+
+
+@pytest.mark.parametrize(
+    ("process", "grid", "start", "times"),
+    [
+        (_ou(1.0), Grid.uniform((-10.0, 10.0, 400)), 9.0, [0.5]),
+        (_ou(0.05), Grid.uniform((-5.0, 5.0, 400)), 3.0, [0.5, 2.0]),
+        (student(0.5), Grid.stretched((1e6, 400, 1.0)), 1e3, [1.0, 3.0]),
+        (student(2.0), Grid.stretched((1e6, 400, 1.0)), 9e5, [3.0]),
+    ],
+)
+@pytest.mark.parametrize("rtol", [1e-6, 1e-10])
+def test_far_starts_keep_rtol(process, grid, start, times, rtol):
+    # 1/π is up to 1e80 there: an approximation that is accurate in L²(1/π) may be nonsense.
+    generator = fokker_planck.assemble(process, grid)
+    p0 = Density.point(grid, [start])
+    sol = fokker_planck.evolve(generator, p0, times, rtol=rtol)
+    for t, p in zip(times, sol.densities, strict=True):
+        exact = scipy.linalg.expm(t * generator.matrix.toarray()) @ p0.mass
+        assert np.abs(p.mass - exact).sum() < rtol
+    assert sol.mass_error < 1e-11
+
+
+def test_absorbed_mass_of_a_far_start():
+    generator = fokker_planck.assemble(_ou(1.0), Grid.uniform((-3.0, 10.0, 260)), "absorbing")
+    p0 = Density.point(generator.grid, [8.5])
+    sol = fokker_planck.evolve(generator, p0, [0.5, 2.0])
+    for t, p in zip(sol.ts, sol.densities, strict=True):
+        exact = scipy.linalg.expm(t * generator.matrix.toarray()) @ p0.mass
+        assert np.abs(p.mass - exact).sum() < 1e-6
+        assert p.outside == pytest.approx(1 - exact.sum(), abs=1e-6)
+
+
+def test_time_dependent_processes_are_refused():
+    process = Diffusion(lambda t, x: 5 * t - x, lambda t, x: 1.0)
+    with pytest.raises(ValueError, match="`process` depends on time"):
+        fokker_planck.assemble(process, Grid.uniform((-3.0, 3.0, 20)))
+
+
+def test_other_names_of_boundaries_are_understood():
+    with pytest.raises(ValueError, match="Did you mean 'no-flux'"):
+        fokker_planck.assemble(_ou(1.0), Grid.uniform((-3.0, 3.0, 20)), "reflecting")
+
+
+@pytest.mark.parametrize("call", [fokker_planck.stationary, fokker_planck.spectrum])
+def test_a_process_is_no_generator(call, unchecked):
+    with pytest.raises(TypeError, match=r"must come from `fokker_planck.assemble"):
+        call(_ou(1.0))

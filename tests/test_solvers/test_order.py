@@ -139,10 +139,26 @@ def test_fit_accounts_for_the_error_of_the_reference():
 _ou = Diffusion(lambda t, x: -x, lambda t, x: 1.0)
 
 
+def test_no_interval_for_errors_that_are_noise():
+    # 64 paths against the exact mean: sampling noise is far above the error of the scheme.
+    process, _ = _geometric(1)
+    functional = lambda x: x[1]  # noqa: E731
+    levels = {"dts": [1 / 32, 1 / 64], "paths": 64, "key": 0, "functional": functional}
+    study = sde.weak_order(process, sde.EulerMaruyama(), jnp.ones(2), exact=float(np.exp(-1)), **levels)
+    assert study.interval == (-np.inf, np.inf)
+
+
+def test_dependence_on_other_coordinates_at_later_times_is_seen():
+    process = Diffusion(lambda t, x: -x, lambda t, x: t * x[::-1])
+    assert sde.Milstein().area(process, jnp.ones((1, 2))) == "matrix"
+    assert sde.Milstein().area(_geometric(2)[0], jnp.ones((1, 2))) == "none"
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"dts": [0.1]}, "`dts` must be at least two"),
+        ({"t1": 0.0}, "`t1` must be positive"),
         ({"dts": [0.1, 0.3]}, "must divide `t1`"),
         ({"dts": [0.25, 0.2]}, "be a multiple of the smallest"),
         ({"paths": 10}, "`paths` must be a whole number of at least 64"),

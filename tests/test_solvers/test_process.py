@@ -248,7 +248,9 @@ def test_subclasses_are_checked_before_anything_runs():
     )
     with pytest.raises(TypeError, match=message):
         noise_structure(NotAnOperator(), jnp.asarray(X))
-    with pytest.raises(ValueError, match=r"`drift\(t, x\)` must return shape \(3,\) for x of shape \(3,\), got \(1,\)"):
+    with pytest.raises(
+        ValueError, match=r"`drift\(t, x\)` must return shape \(3,\) and dtype float64 for such an x, got \(1,\)"
+    ):
         noise_structure(TooShort(), jnp.asarray(X))
 
 
