@@ -6,15 +6,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from solvers import Density, Grid, fokker_planck, sde
-from solvers.grid import evaluate
 
 from . import theory
-from ._checks import scalar_valued
+from ._binning import Bins, automatic_grid
+from ._particles import Particles, plan_particles
 from .distances import Comparison, compare
 from .models import SGD
 from .noise import Constant, LossProportional
@@ -24,27 +22,6 @@ accepted_below, rejected_above = 4.0, 10.0
 
 # The law that each noise is known to have.
 _own_law = {Constant: "Gibbs", LossProportional: "power law"}
-
-# The mass beyond the grid along each axis, the reach in units of the spread of the law at most, and cells along each
-# axis, by dimension.
-_tail_mass = 1e-9
-_reach = {1: 1e6, 2: 1e3}
-_cells = {1: 4000, 2: 300}
-
-# Bins of the comparison: this many of equal mass per axis, and the far tails by themselves.
-_bins = {1: 40, 2: 12}
-_tail_quantiles = {1: (1e-4, 1e-3, 1e-2), 2: (1e-3, 1e-2)}
-
-# The step in units of the mean curvature's time: Euler-Maruyama's bias is then about half a percent.
-_step = 0.01
-
-# Relaxation times before the first sample, and as many over which samples are taken. One run takes at most so many
-# path-steps, by dimension: some ten seconds on two cores.
-_relaxations, _samples_per_relaxation = 8.0, 2
-_most_path_steps = {1: 4e8, 2: 1e8}
-
-# Bins that hold less than this by the Fokker-Planck law count as one: alone they would be noise.
-_least_mass = 2e-4
 
 
 class Row(eqx.Module):
@@ -171,15 +148,15 @@ def compare_invariant(
     if not isinstance(model, SGD):
         raise TypeError(f"`model` must be an `sg.SGD(loss, noise, learning_rate)`, but got {type(model).__name__}.")
     d = _dimension(grid, x0, dim)
-    grid = _automatic_grid(model, d) if grid is None else grid
+    grid = automatic_grid(model, d) if grid is None else grid
     laws, unavailable = _closed_forms(model, grid)
     generator = fokker_planck.assemble(model, grid)
     p = fokker_planck.stationary(generator)
     laws = {**laws, "Fokker-Planck": p}
-    bins = _Bins(p)
-    plan, notes = _plan(model, generator, p, x0, dt, paths)
+    bins = Bins(p)
+    plan, notes = plan_particles(model, generator, p, x0, dt, paths)
     methods = [sde.EulerMaruyama(), sde.Milstein()] if methods is None else list(methods)
-    particles = _Particles(model, grid, bins, p, plan, paths, key, progress)
+    particles = Particles(model, grid, bins, p, plan, paths, key, progress)
     for method in methods:
         particles.method(method)
     particles.discrete()
@@ -191,16 +168,6 @@ def compare_invariant(
             rows.append(Row(route, law, _by_axis(binned, marginals.get(route), marginals[law]), binned.excess))
     notes = notes + more + particles.notes + _finite_rate_note(rows, model)
     return InvariantComparison(model, grid, bins.grid, laws, particles.sampled, marginals, rows, unavailable, notes)
-
-
-class _Plan(eqx.Module):
-    """How particles are run: where from, for how long, how finely."""
-
-    x0: Float[np.ndarray, "..."]
-    dt: float
-    burn_in: float
-    until: float
-    spacing: float
 
 
 def _dimension(grid: Grid | None, x0: Any, dim: int | None) -> int:
@@ -215,79 +182,9 @@ def _dimension(grid: Grid | None, x0: Any, dim: int | None) -> int:
             "The dimension must be one, but " + ", ".join(f"`{n}` says {d}" for n, d in said.items()) + "."
         )
     d = next(iter(said.values()), 1)
-    if d not in _reach:
+    if d not in (1, 2):
         raise ValueError(f"`compare_invariant` works in 1 and 2 dimensions, but {', '.join(said)} says {d}.")
     return d
-
-
-def _automatic_grid(model: SGD, d: int) -> Grid:
-    """A stretched grid about the median of the law, on the scale of its spread, found from coarse solutions."""
-    centre, scale, reach = np.zeros(d), np.ones(d), np.full(d, _reach[d])
-    _check_loss(model, _about(centre, scale, reach, _cells[d] // 2))
-    for _ in range(2):
-        with warnings.catch_warnings():
-            # The law in this first, coarse box only sets the scale of the next.
-            warnings.simplefilter("ignore", UserWarning)
-            p = fokker_planck.stationary(fokker_planck.assemble(model, _about(centre, scale, reach, _cells[d] // 2)))
-        for k in range(d):
-            low, centre[k], high = _quantiles(p.marginal(k), [0.1, 0.5, 0.9])
-            scale[k] = 0.5 * (high - low)
-            ends = _quantiles(p.marginal(k), [_tail_mass, 1 - _tail_mass])
-            reach[k] = min(_reach[d] * scale[k], 1.5 * np.max(np.abs(ends - centre[k])))
-    return _about(centre, scale, reach, _cells[d])
-
-
-def _check_loss(model: SGD, grid: Grid) -> None:
-    """A negative loss under loss-proportional noise is named as such, before it is the root of a negative number."""
-    if not isinstance(model.gradient_noise, LossProportional):
-        return
-    points = grid.points.reshape(-1, grid.ndim)
-    values = evaluate(scalar_valued(model.loss), points)
-    lowest = int(np.argmin(values))
-    if values[lowest] < 0:
-        raise ValueError(
-            f"The loss must not be negative under loss-proportional noise, because D = ησf must not, but f = "
-            f"{values[lowest]:.6g} at x = {points[lowest]}. Add a constant above {-values[lowest]:.6g} to the loss."
-        )
-
-
-def _about(centre: np.ndarray, scale: np.ndarray, reach: np.ndarray, cells: int) -> Grid:
-    grid = Grid.stretched(*[(r, cells, s) for r, s in zip(reach, scale, strict=True)])
-    return Grid(
-        [e + c for e, c in zip(grid.edges, centre, strict=True)],
-        [x + c for x, c in zip(grid.centres, centre, strict=True)],
-    )
-
-
-def _quantiles(p: Density, levels: Any) -> Float[np.ndarray, " n"]:
-    cdf = p.cdf()
-    return np.interp(np.asarray(levels) * cdf[-1], cdf, p.grid.edges[0])
-
-
-class _Bins:
-    """Bins in which laws are compared: of about equal mass along each axis by the law p, and small ones for the tails.
-
-    Their edges are edges of the fine grid, and of the coarser one with half as many cells. Bins of hardly any mass,
-    such as the corners of a plane, count as one: their mass goes to `Density.outside`.
-    """
-
-    def __init__(self, p: Density):
-        n = _bins[p.grid.ndim]
-        tails = np.array(_tail_quantiles[p.grid.ndim])
-        levels = np.sort(np.concatenate([tails, np.arange(1, n) / n, 1 - tails]))
-        edges = []
-        for k, fine in enumerate(p.grid.edges):
-            cuts = np.searchsorted(fine, _quantiles(p.marginal(k), levels)) // 2 * 2
-            cuts = cuts[(cuts > 0) & (cuts < fine.size - 1)]
-            edges.append(fine[np.unique(np.concatenate([[0], cuts, [fine.size - 1]]))])
-        self.grid = Grid(edges)
-        self.sparse = p.on(self.grid).mass < _least_mass
-
-    def of(self, p: Density) -> Density:
-        """The law in these bins, from one on them or on a finer grid."""
-        p = p if p.grid.shape == self.grid.shape else p.on(self.grid)
-        replicates = None if p.replicates is None else np.where(self.sparse, 0.0, p.replicates)
-        return Density(self.grid, np.where(self.sparse, 0.0, p.mass), p.outside + p.mass[self.sparse].sum(), replicates)
 
 
 def _marginals(p: Density) -> tuple[Density, ...]:
@@ -333,137 +230,8 @@ def _targets(model: SGD, laws: dict[str, Density]) -> list[str]:
     return [law for law in laws if law != "Fokker-Planck" or not known]
 
 
-def _plan(
-    model: SGD, generator: fokker_planck.Generator, p: Density, x0: Any, dt: float | None, paths: int
-) -> tuple[_Plan, list[str]]:
-    """Steps by the curvature, times by the spectral gap."""
-    points, weights = p.grid.points.reshape(-1, p.grid.ndim), p.mass.ravel()
-    zero = jnp.zeros(())
-    drift = evaluate(lambda x: model.drift(zero.astype(x.dtype), x), points)
-    tensor = evaluate(lambda x: jnp.trace(model.diffusion(zero.astype(x.dtype), x)), points)
-    # E|∇f|² = E tr(D ∇²f) at equilibrium for constant D: their ratio is the mean curvature that the noise sees.
-    curvature = float((weights @ (drift**2).sum(axis=1)) / (weights @ tensor)) * p.grid.ndim
-    dt = float(f"{_step / curvature:.2g}") if dt is None else float(dt)
-    gap = fokker_planck.spectrum(_coarse(generator), k=2).gap
-    notes = []
-    relax = 1 / gap
-    start = np.array([_quantiles(p.marginal(k), [0.5])[0] for k in range(p.grid.ndim)]) if x0 is None else x0
-    most_steps = _most_path_steps[p.grid.ndim] / paths
-    if 2 * _relaxations * relax / dt > most_steps:
-        # Too slow to be reached from a point: test that the law stays what it is.
-        notes.append(
-            f"relaxation takes {relax:.3g} time units, and the particles run for {most_steps * dt:.3g}: they start "
-            "from the Fokker-Planck law, and what is tested is that it does not change in that time."
-        )
-        relax = most_steps * dt / (2 * _relaxations)
-        start = None
-    spacing = max(2 * dt, relax / _samples_per_relaxation)
-    whole = 2 * dt * max(1, round(spacing / (2 * dt)))
-    samples = int(2 * _relaxations * _samples_per_relaxation)
-    x0 = np.asarray(start if start is not None else np.full(p.grid.ndim, np.nan), dtype=float)
-    return _Plan(x0, dt, whole * (samples // 2), whole * samples, whole), notes
-
-
-def _coarse(generator: fokker_planck.Generator) -> fokker_planck.Generator:
-    """The generator on at most about 10^4 cells: enough for the relaxation time."""
-    while generator.grid.size > 10_000 and all(n % 2 == 0 for n in generator.grid.shape):
-        generator = fokker_planck.coarsen(generator)
-    return generator
-
-
-class _Particles:
-    """Runs particles by a plan, each run with its own key, and keeps their laws."""
-
-    def __init__(self, model: SGD, grid: Grid, bins: _Bins, p: Density, plan: _Plan, paths: int, key: Any, progress):
-        self.model, self.grid, self.bins, self.plan, self.progress = model, grid, bins, plan, progress
-        self.key = jax.random.key(key) if isinstance(key, int) else key
-        self.x0 = _starting_points(p, plan, paths)
-        self.runs = 0
-        self.sampled: dict[str, Density] = {}
-        self.marginals: dict[str, tuple[Density, ...]] = {}
-        self.notes: list[str] = []
-
-    def run(self, method: sde.AbstractMethod, dt: float) -> tuple[Density, tuple[Density, ...]]:
-        """The law in the bins, and that of each coordinate on the fine grid."""
-        every = max(1, round(self.plan.spacing / dt))
-        steps = every * round(self.plan.until / self.plan.spacing)
-        axes = range(self.grid.ndim)
-        observe = {f"axis {k}": sde.Histogram(self.grid.axis(k), _coordinates[k]) for k in axes}
-        if self.grid.ndim > 1:
-            observe["bins"] = sde.Histogram(self.bins.grid)
-        self.runs += 1
-        out = sde.simulate(
-            self.model,
-            method,
-            self.x0,
-            t1=steps * dt,
-            dt=dt,
-            key=jax.random.fold_in(self.key, self.runs),
-            observe=observe,
-            burn_in=steps // 2 * dt,
-            every=every,
-            progress=self.progress,
-        )
-        marginals = tuple(out[f"axis {k}"] for k in axes)
-        return self.bins.of(out["bins"] if "bins" in out.observed else marginals[0]), marginals
-
-    def method(self, method: sde.AbstractMethod) -> None:
-        """The laws of a method at dt, and extrapolated to dt → 0."""
-        name, dt = _spoken.get(type(method).__name__, type(method).__name__), self.plan.dt
-        fine, marginal = self.run(method, dt)
-        coarse, _ = self.run(method, 2 * dt)
-        self.sampled[f"{name}, dt={dt:.3g}"] = fine
-        self.marginals[f"{name}, dt={dt:.3g}"] = marginal
-        if np.all(2 * fine.mass >= coarse.mass):
-            self.sampled[f"{name}, dt → 0"] = _extrapolated(fine, coarse)
-        else:
-            self.notes.append(
-                f"{name} could not be extrapolated to dt → 0: some bins hold too few particles. Use more."
-            )
-
-    def discrete(self) -> None:
-        """SGD itself: Euler-Maruyama with the learning rate as its step."""
-        eta = float(self.model.learning_rate)
-        name = f"SGD, step η={eta:.3g}"
-        if eta < 2 * self.plan.dt:
-            self.notes.append(f"{name} is left out: it is finer than the particles' own steps.")
-            return
-        try:
-            self.sampled[name], self.marginals[name] = self.run(sde.EulerMaruyama(), eta)
-        except FloatingPointError:
-            self.notes.append(f"{name} diverged: this learning rate is beyond the stability of SGD on this loss.")
-
-
-_spoken = {"EulerMaruyama": "Euler-Maruyama"}
-
-
-# Functions with a name of their own, so that every run finds the program of the first.
-_coordinates = (lambda t, x: x[:1], lambda t, x: x[1:2])
-
-
-def _starting_points(p: Density, plan: _Plan, paths: int) -> Float[np.ndarray, "n d"]:
-    """One point for all, or a sample of the density: a random point of a random cell."""
-    if np.all(np.isfinite(plan.x0)):
-        points = np.broadcast_to(plan.x0, (paths, p.grid.ndim)) if plan.x0.ndim == 1 else plan.x0
-        return np.asarray(points, np.float32)
-    random = np.random.default_rng(0)
-    cells = np.unravel_index(random.choice(p.grid.size, size=paths, p=p.mass.ravel() / p.mass.sum()), p.grid.shape)
-    return np.stack(
-        [random.uniform(e[c], e[c + 1]) for e, c in zip(p.grid.edges, cells, strict=True)], axis=1, dtype=np.float32
-    )
-
-
-def _extrapolated(fine: Density, coarse: Density) -> Density:
-    """2 p_dt - p_2dt, group by group: the part of the error that is linear in dt cancels."""
-    outside = max(0.0, 2 * fine.outside - coarse.outside)
-    replicates = None
-    if fine.replicates is not None and coarse.replicates is not None:
-        replicates = 2 * fine.replicates - coarse.replicates
-    return Density(fine.grid, 2 * fine.mass - coarse.mass, outside, replicates)
-
-
 def _fokker_planck_rows(
-    p: Density, generator: fokker_planck.Generator, bins: _Bins, laws: dict[str, Density]
+    p: Density, generator: fokker_planck.Generator, bins: Bins, laws: dict[str, Density]
 ) -> tuple[list[Row], list[str]]:
     """The Fokker-Planck law against each closed form; its error is a third of what halving the cells changes."""
     if any(n % 2 for n in p.grid.shape):

@@ -5,7 +5,6 @@ Together with increments that have an address (`random`) this makes every path a
 bits do not depend on chunks, devices, segments or on what is observed.
 """
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +17,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Inexact
 
 from ..process import AbstractDiffusion, noise_structure
-from .engine import Problem, Schedule, advance, never, numbers_per_step, start
+from .clock import Clock, make_schedule
+from .engine import Problem, advance, never, numbers_per_step, start
 from .method import AbstractMethod, check_method
 from .observables import AbstractObservable
+from .progress import Progress
 from .random import key_words
 
 # Numbers of one block that are in flight in a step: enough to be fast, few enough to stay in cache.
@@ -35,9 +36,6 @@ _chunk_numbers = 1 << 24
 _segment_seconds = 0.5
 _first_segment = 64
 _longest_segment = 1 << 16
-
-# A number of steps counts as whole when it is this close to a whole number.
-_whole = 1e-6
 
 
 class Ensemble(eqx.Module):
@@ -120,8 +118,8 @@ def simulate(
         raise NotImplementedError("`checkpoint` is not available yet: leave it out, and save `final` yourself.")
     check_method(method)
     x0 = _initial_states(x0, paths)
-    clock = _Clock(t0, t1, dt)
-    schedule = _schedule(clock, burn_in, every, bool(observe), jnp.asarray(x0[:1]).dtype)
+    clock = Clock(t0, t1, dt)
+    schedule = make_schedule(clock, burn_in, every, bool(observe), jnp.asarray(x0[:1]).dtype)
     saves = clock.steps_at("save_at", save_at)
     points = jnp.asarray(x0[:_most_points_probed])
     _, motions = noise_structure(process, points[0])
@@ -138,55 +136,8 @@ def simulate(
     )
     run = _Run(problem, clock, x0, saves, _devices(mesh), _segment_length(segment), throw)
     began = time.perf_counter()
-    run.through(_chunk_blocks(run, chunk), _Progress(progress, clock.steps * len(x0)))
+    run.through(_chunk_blocks(run, chunk), Progress(progress, clock.steps * len(x0)))
     return run.result(time.perf_counter() - began)
-
-
-class _Clock:
-    """Steps of length dt from t0 to t1; `origin` is the number of the first one, counted from time 0."""
-
-    def __init__(self, t0: float, t1: float, dt: float):
-        t0, t1, dt = float(t0), float(t1), float(dt)
-        if not 0 < dt < np.inf:
-            raise ValueError(f"`dt` must be positive and finite, got {dt}.")
-        if not -np.inf < t0 < t1 < np.inf:
-            raise ValueError(f"`t1` must be finite and later than `t0`, but t0={t0} and t1={t1}.")
-        if t0 < 0:
-            raise ValueError(
-                f"`t0` must not be negative, because steps are counted from time 0, but t0={t0}. Shift time."
-            )
-        exact = (t1 - t0) / dt
-        self.t0, self.dt, self.steps = t0, dt, round(exact)
-        if abs(exact - self.steps) > _whole or self.steps == 0:
-            raise ValueError(
-                f"`t1 - t0` must be a whole number of steps `dt`, but t1 - t0 = {t1 - t0:.12g} and dt = {dt:.12g}; "
-                f"the nearest that fits is dt = {(t1 - t0) / max(1, self.steps):.12g}."
-            )
-        self.origin = int(np.floor(t0 / dt + _whole))
-        self.phase = t0 - self.origin * dt
-        if abs(self.phase) < _whole * dt:
-            self.phase = 0.0
-        if self.origin + self.steps >= never:
-            raise ValueError(
-                f"`dt` must make fewer than 2**32 steps from time 0 to `t1`, got {self.origin + self.steps}."
-            )
-
-    def steps_at(self, name: str, times: Any) -> list[int]:
-        """The numbers of steps after which the run is at these times."""
-        times = np.atleast_1d(np.asarray([] if times is None else times, dtype=np.float64))
-        exact = (times - self.t0) / self.dt
-        steps = np.round(exact).astype(np.int64)
-        if times.ndim != 1 or np.any(np.abs(exact - steps) > _whole) or np.any((steps < 0) | (steps > self.steps)):
-            raise ValueError(
-                f"`{name}` must hold times between t0={self.t0:g} and t1={self.time(self.steps):g}, each a whole "
-                f"number of steps dt={self.dt:g} from t0, got {times}."
-            )
-        if np.any(np.diff(steps) <= 0):
-            raise ValueError(f"`{name}` must be increasing, got {times}.")
-        return steps.tolist()
-
-    def time(self, step: int) -> float:
-        return self.phase + (self.origin + step) * self.dt
 
 
 class _Run:
@@ -204,7 +155,7 @@ class _Run:
         self.first_bad = np.full(n, never, np.uint32)
         self.totals: dict[str, Any] = {}
 
-    def through(self, blocks_at_a_time: int, progress: "_Progress") -> None:
+    def through(self, blocks_at_a_time: int, progress: "Progress") -> None:
         """Runs all paths, so many blocks at a time."""
         blocks = range(-(-len(self.x0) // self.block))
         for first in range(0, len(blocks), blocks_at_a_time):
@@ -229,7 +180,7 @@ class _Run:
             seconds=seconds,
         )
 
-    def _chunk(self, blocks: "list[_BlockRun]", progress: "_Progress") -> None:
+    def _chunk(self, blocks: "list[_BlockRun]", progress: "Progress") -> None:
         done, length = 0, self.segment or _first_segment
         for stop in [*self.saves, self.clock.steps]:
             while done < stop:
@@ -321,26 +272,6 @@ class _BlockRun:
         return self.counters[name], jax.tree.map(np.asarray, self.state.observed[name][1])
 
 
-class _Progress:
-    """One line on standard error, renewed at the end of each segment."""
-
-    def __init__(self, show: bool | None, total: int):
-        self.show = sys.stderr.isatty() if show is None else show
-        self.total, self.done, self.began = total, 0, time.perf_counter()
-
-    def add(self, path_steps: int) -> None:
-        self.done += path_steps
-        if self.show:
-            rate = self.done / max(time.perf_counter() - self.began, 1e-9)
-            left = (self.total - self.done) / rate
-            line = f"\r{100 * self.done / self.total:5.1f} %, {rate:.3g} path-steps/s, {left:.0f} s left "
-            print(line, end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.show:
-            print(file=sys.stderr)
-
-
 # States at which a method looks at the noise to choose its formula.
 _most_points_probed = 64
 
@@ -364,25 +295,6 @@ def _initial_states(x0: Any, paths: int | None) -> np.ndarray:
     if paths is not None and paths != len(x0):
         raise ValueError(f"`paths` is {paths}, but `x0` has {len(x0)} rows; leave `paths` out when `x0` is (n, d).")
     return x0
-
-
-def _schedule(clock: _Clock, burn_in: float, every: int, observed: bool, dtype) -> Schedule:
-    if not 0 <= burn_in < np.inf:
-        raise ValueError(f"`burn_in` must be a time of at least 0, got {burn_in}.")
-    if int(every) != every or every < 1:
-        raise ValueError(f"`every` must be a positive whole number of steps, got {every}.")
-    burnt = int(np.ceil(burn_in / clock.dt - _whole))
-    if observed and burnt + every > clock.steps:
-        raise ValueError(
-            f"`burn_in`={burn_in:g} and `every`={every} leave no sample in {clock.steps} steps of dt={clock.dt:g}."
-        )
-    return Schedule(
-        phase=jnp.asarray(clock.phase, dtype),
-        dt=jnp.asarray(clock.dt, dtype),
-        origin=jnp.asarray(clock.origin, jnp.uint32),
-        burn_in=jnp.asarray(min(burnt, 2**31 - 1), jnp.int32),
-        every=jnp.asarray(every, jnp.int32),
-    )
 
 
 def _checked_observables(observe: Any) -> dict[str, AbstractObservable]:
