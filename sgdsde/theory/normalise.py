@@ -67,7 +67,9 @@ def _beyond(shells: Float[np.ndarray, " k"], grid: Grid) -> float:
     """The mass beyond the last shell, as a geometric series; shells are logs of masses whose total is 1."""
     with np.errstate(invalid="ignore"):
         slopes = np.diff(shells)[-2:]
-    if not shells[-1] > -_vanishing:
+    if not shells[-1] > -np.inf:
+        return 0.0
+    if shells[-1] < -_vanishing and shells[-1] < shells[-1 - _trend] - _vanishing:
         return 0.0
     if not slopes[-1] < -_least_decay:
         reach = max(e[-1] - e[0] for e in grid.edges) * 2.0**_doublings
@@ -88,8 +90,9 @@ def _beyond(shells: Float[np.ndarray, " k"], grid: Grid) -> float:
 # 2^27 is about 1e8. Shells whose log masses fall by less than the rounding of the integrals do not decay.
 _doublings, _inner_cells, _least_decay = 27, 16, 1e-6
 
-# A last shell that holds less than exp(-this) of the mass has nothing beyond it.
-_vanishing = 300.0
+# A last shell that holds less than exp(-300) of the mass, and of the shell eight doublings before, has nothing beyond
+# it, though narrow valleys may make the masses of single shells go up and down.
+_vanishing, _trend = 300.0, 8
 
 # How far the tail beyond the last shell may be uncertain: above rounding, below what a histogram can see.
 _tail_error = 1e-8

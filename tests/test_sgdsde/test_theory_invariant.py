@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sgdsde import losses
+from sgdsde.losses import rosenbrock
 from sgdsde.theory import gibbs, power_law, student
 from solvers import Grid
 
@@ -146,3 +147,14 @@ def test_tail_condition_at_equality():
 def test_needs_64_bits():
     with jax.enable_x64(False), pytest.raises(ValueError, match=r'jax.config.update\("jax_enable_x64", True\)'):
         gibbs(losses.Quadratic(1.0), 0.5, Grid.uniform((-1, 1, 4)))
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 5.0])
+def test_a_curved_valley_is_normalisable(temperature):
+    # Rosenbrock: far shells are missed or hit by the valley, and fall by hundreds of digits all the same. In the
+    # plane ∫ exp(-f/T) = πT/10 exactly.
+    grid = Grid.uniform((-2.0, 2.0, 50), (-1.0, 3.0, 50))
+    p = gibbs(rosenbrock, temperature, grid)
+    density = np.exp(-float(rosenbrock(jnp.ones(2))) / temperature) / (np.pi * temperature / 10)
+    exact = grid.cell_averages(lambda x: density * jnp.exp(-rosenbrock(x) / temperature), nodes=20) * grid.volumes
+    assert np.allclose(p.mass, exact, atol=1e-7)

@@ -395,7 +395,10 @@ def test_functions_that_cannot_be_traced_are_named(drift, text):
         ({"method": "milstein"}, "`method` must be an integrator"),
         ({"observe": sde.Moments()}, "`observe` must be a dictionary"),
         ({"observe": {"x": sde.Moments(lambda t, x: (x, x))}}, "must return one real array, got tuple"),
-        ({"observe": {"x": sde.Moments(lambda t, x: jax.lax.complex(x, x))}}, "must return one real array, got complex128"),
+        (
+            {"observe": {"x": sde.Moments(lambda t, x: jax.lax.complex(x, x))}},
+            "must return one real array, got complex128",
+        ),
         ({"x0": np.zeros(1, np.float16)}, "got float16"),
     ],
 )
