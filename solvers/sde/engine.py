@@ -31,9 +31,10 @@ class Schedule(eqx.Module):
         # From the number of the step: adding dt again and again loses the clock in float32.
         return self.phase + step.astype(self.dt.dtype) * self.dt
 
-    def is_sampled(self, step: UInt32[Array, ""]) -> Bool[Array, ""]:
+    def until_sample(self, step: UInt32[Array, ""]) -> Int32[Array, ""]:
+        """How many steps after this one the next sample is taken: at least one."""
         since = (step - self.origin).astype(jnp.int32) - self.burn_in
-        return (since > 0) & (since % self.every == 0)
+        return jnp.where(since < 0, self.every - since, self.every - since % self.every)
 
 
 class Problem(eqx.Module):
@@ -102,7 +103,7 @@ def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int
         return normal_pairs(problem.words, block.path, step, -(-problem.numbers // 2), block.x.dtype)
 
     def one_step(i, carry):
-        block, pairs = carry
+        x, first_bad, pairs = carry
         step = first + i.astype(jnp.uint32)
         t = schedule.time(step)
 
@@ -110,29 +111,41 @@ def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int
             dw = increment(problem.area, problem.motions, schedule.dt, z)
             return problem.method.step(problem.process, t, x, schedule.dt, dw)
 
-        x = jax.vmap(one_path)(block.x, unpaired(pairs, problem.numbers))
-        finite = jnp.all(jnp.isfinite(x), axis=-1)
-        was_alive = block.first_bad == jnp.uint32(never)
-        alive = was_alive & finite
-        block = Block(
-            block.path,
-            block.exists,
-            jnp.where(alive[:, None], x, block.x),
-            jnp.where(was_alive & ~finite, step + 1, block.first_bad),
-            block.observed,
-        )
-        if problem.observe:
-            sampled = schedule.is_sampled(step + 1)
-            block = lax.cond(sampled, lambda b: _sample(problem, b, step + 1, alive), lambda b: b, block)
+        new = jax.vmap(one_path)(x, unpaired(pairs, problem.numbers))
+        finite = jnp.all(jnp.isfinite(new), axis=-1)
+        was_alive = first_bad == jnp.uint32(never)
+        x = jnp.where((was_alive & finite)[:, None], new, x)
         # Drawn a step ahead: as part of the loop's state the numbers are computed once, where XLA would otherwise
         # compute them anew for each use.
-        return block, draw(step + 1)
+        return x, jnp.where(was_alive & ~finite, step + 1, first_bad), draw(step + 1)
 
-    return lax.fori_loop(0, steps, one_step, (block, draw(first)))[0]
+    def to_next_sample(carry):
+        i, paths, observed = carry
+        ahead = schedule.until_sample(first + i.astype(jnp.uint32))
+        stop = jnp.minimum(i + ahead, steps)
+        # A loop of its own, whose body is the same program whether anything is observed or not: so are the bits.
+        paths = lax.fori_loop(i, stop, one_step, paths)
+        sampled = stop == i + ahead
+        now = first + stop.astype(jnp.uint32)
+        observed = lax.cond(sampled, lambda o: _sample(problem, block, o, now, *paths[:2]), lambda o: o, observed)
+        return stop, paths, observed
+
+    carry = jnp.zeros_like(steps), (block.x, block.first_bad, draw(first)), block.observed
+    if problem.observe:
+        _, paths, observed = lax.while_loop(lambda carry: carry[0] < steps, to_next_sample, carry)
+    else:
+        paths, observed = lax.fori_loop(0, steps, one_step, carry[1]), block.observed
+    return Block(block.path, block.exists, paths[0], paths[1], observed)
 
 
-def _sample(problem: Problem, block: Block, step: UInt32[Array, ""], alive: Bool[Array, " n"]) -> Block:
+def _sample(
+    problem: Problem,
+    block: Block,
+    observed: dict[str, Any],
+    step: UInt32[Array, ""],
+    x: Float[Array, "n d"],
+    first_bad: UInt32[Array, " n"],
+) -> dict[str, Any]:
     t = problem.schedule.time(step)
-    counted = alive & block.exists
-    observed = {k: o.update(block.observed[k], t, block.x, counted) for k, o in problem.observe.items()}
-    return eqx.tree_at(lambda b: b.observed, block, observed)
+    counted = (first_bad == jnp.uint32(never)) & block.exists
+    return {k: o.update(observed[k], t, x, counted) for k, o in problem.observe.items()}
