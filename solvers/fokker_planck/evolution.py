@@ -25,7 +25,6 @@ from jaxtyping import ArrayLike, Complex, Float
 from ..density import Density
 from .assembly import Generator, check_generator
 from .current import check_grid
-from .stationary import closed_law
 from .uniformization import Uniformization
 
 # The error on the negative axis is about 4 · 3.89^-N; a tenth of rtol is asked of it. With more than 26 nodes rounding
@@ -164,7 +163,7 @@ class _Stepper:
         # The longest step that agrees with two of half its length, coming from steps short enough to be right. To
         # start with long ones is not safe: where the contour leaves out a slowly decaying mode that turns fast, the
         # approximation is almost zero, for the half steps, too.
-        short = h * _turning_rate(self.generator) / (_reach * len(self.poles))
+        short = h * _turning_rate(self.generator, self.jumps.log_law) / (_reach * len(self.poles))
         n = 2 ** int(np.ceil(np.log2(max(short, 1.0))))
         while n > 1:
             once = self._steps(mass, 0.0, 2 * h / n, 1)[0]
@@ -210,9 +209,9 @@ class _Stepper:
         ).solve
 
 
-def _turning_rate(generator: Generator) -> float:
+def _turning_rate(generator: Generator, log_law: Float[np.ndarray, " n"]) -> float:
     """A bound on the imaginary parts of A's eigenvalues, by its antisymmetric part in L²(1/π), π the stationary law."""
-    root = np.sqrt(np.maximum(closed_law(generator).ravel(), np.finfo(np.float64).tiny))
+    root = np.sqrt(np.maximum(np.exp(log_law), np.finfo(np.float64).tiny))
     scaled = scipy.sparse.csc_matrix(scipy.sparse.diags(1 / root) @ generator.matrix @ scipy.sparse.diags(root))
     return float(np.max(np.abs(scaled - scaled.T).sum(axis=0))) / 2
 
