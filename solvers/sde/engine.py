@@ -9,8 +9,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from ..process import AbstractDiffusion
-from .levy import DirectionalArea, directional_count, matrix_count, sample_matrix
-from .method import AbstractMethod, AreaKind, Increment
+from .brownian import Need, increment
+from .method import AbstractMethod
 from .observables import AbstractObservable
 from .random import normal_pairs, unpaired
 
@@ -45,7 +45,7 @@ class Problem(eqx.Module):
     observe: dict[str, AbstractObservable]
     schedule: Schedule
     words: UInt32[Array, "2"]
-    area: AreaKind = eqx.field(static=True)
+    need: Need = eqx.field(static=True)
     motions: int = eqx.field(static=True)
     numbers: int = eqx.field(static=True)
 
@@ -61,25 +61,6 @@ class Block(eqx.Module):
     x: Float[Array, "n d"]
     first_bad: UInt32[Array, " n"]
     observed: dict[str, Any]
-
-
-def numbers_per_step(area: AreaKind, motions: int, dt: float) -> int:
-    """How many normal numbers one step of one path takes: its increments, and what its Lévy area is made of."""
-    if area == "direction":
-        return motions + directional_count(motions, dt)
-    if area == "matrix":
-        return motions + matrix_count(motions, dt)
-    return motions
-
-
-def increment(area: AreaKind, motions: int, dt: Float[Array, ""], z: Float[Array, " numbers"]) -> Increment:
-    """The Brownian increment of one step from standard normal numbers."""
-    dw = jnp.sqrt(dt) * z[:motions]
-    if area == "direction":
-        return Increment(dw, DirectionalArea(dt, dw, z[motions:]))
-    if area == "matrix":
-        return Increment(dw, sample_matrix(dt, dw, z[motions:]))
-    return Increment(dw)
 
 
 @eqx.filter_jit
@@ -108,7 +89,7 @@ def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int
         t = schedule.time(step)
 
         def one_path(x, z):
-            dw = increment(problem.area, problem.motions, schedule.dt, z)
+            dw = increment(problem.need, problem.motions, schedule.dt, z)
             return problem.method.step(problem.process, t, x, schedule.dt, dw)
 
         new = jax.vmap(one_path)(x, unpaired(pairs, problem.numbers))

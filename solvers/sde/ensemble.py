@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Inexact
 
 from ..process import AbstractDiffusion, noise_structure
+from .brownian import numbers_per_step
 from .clock import Clock, make_schedule
-from .engine import Problem, advance, never, numbers_per_step, start
+from .engine import Problem, advance, never, start
 from .method import AbstractMethod, check_method
 from .observables import AbstractObservable
 from .progress import Progress
@@ -123,16 +124,16 @@ def simulate(
     saves = clock.steps_at("save_at", save_at)
     points = jnp.asarray(x0[:_most_points_probed])
     _, motions = noise_structure(process, points[0])
-    area = method.area(process, points)
+    need = method.needs(process, points)
     problem = Problem(
         process=process,
         method=method,
         observe=_checked_observables(observe),
         schedule=schedule,
         words=key_words(key),
-        area=area,
+        need=need,
         motions=motions,
-        numbers=numbers_per_step(area, motions, clock.dt),
+        numbers=numbers_per_step(need, motions, clock.dt),
     )
     run = _Run(problem, clock, x0, saves, _devices(mesh), _segment_length(segment), throw)
     began = time.perf_counter()

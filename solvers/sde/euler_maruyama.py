@@ -18,8 +18,8 @@ class EulerMaruyama(AbstractMethod):
     weak_order: ClassVar[float] = 1.0
     calculus: ClassVar[Literal["ito", "stratonovich"]] = "ito"
 
-    def area(self, process, x):
-        return "none"
+    def needs(self, process, x):
+        return "increment"
 
     def step(self, process, t, x, dt, increment):
         return x + process.drift(t, x) * dt + process.noise(t, x).mv(increment.dw)

@@ -7,16 +7,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..process import AbstractDiffusion
-from .levy import AbstractLevyArea
-
-AreaKind = Literal["none", "direction", "matrix"]
-
-
-class Increment(eqx.Module):
-    """The Brownian motion over one step: W(t + dt) - W(t), and its Lévy area if the method asked for it."""
-
-    dw: Float[Array, " m"]
-    area: AbstractLevyArea | None = None
+from .brownian import Increment, Need
 
 
 class AbstractMethod(eqx.Module):
@@ -31,8 +22,10 @@ class AbstractMethod(eqx.Module):
     calculus: eqx.AbstractClassVar[Literal["ito", "stratonovich"]]
 
     @abc.abstractmethod
-    def area(self, process: AbstractDiffusion, x: Float[Array, "n d"]) -> AreaKind:
-        """Which Lévy areas a step needs for this process, found at typical states `x` before anything is compiled.
+    def needs(self, process: AbstractDiffusion, x: Float[Array, "n d"]) -> Need:
+        """What a step needs of the Brownian motion for this process: a kind of `Increment`.
+
+        Found at typical states `x` before anything is compiled.
 
         Raises `ValueError` where the method could not have its declared order, saying what to use instead.
         """
@@ -47,6 +40,36 @@ class AbstractMethod(eqx.Module):
         increment: Increment,
     ) -> Float[Array, " d"]:
         """The state at t + dt."""
+
+
+class AbstractPostprocessed(AbstractMethod):
+    """A method that steps another variable y than the state x, with x and y a function of each other at each time.
+
+    Both maps see the increment of the step that *begins* at t. `simulate` enters at the start and leaves wherever the
+    state is looked at; in between it knows y only.
+    """
+
+    @abc.abstractmethod
+    def enter(
+        self,
+        process: AbstractDiffusion,
+        t: Float[Array, ""],
+        x: Float[Array, " d"],
+        dt: Float[Array, ""],
+        increment: Increment,
+    ) -> Float[Array, " d"]:
+        """The variable y of a path that is at x."""
+
+    @abc.abstractmethod
+    def leave(
+        self,
+        process: AbstractDiffusion,
+        t: Float[Array, ""],
+        y: Float[Array, " d"],
+        dt: Float[Array, ""],
+        increment: Increment,
+    ) -> Float[Array, " d"]:
+        """The state x of a path whose variable is y."""
 
 
 def check_method(method: Any) -> None:

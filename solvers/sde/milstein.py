@@ -40,14 +40,14 @@ class Milstein(AbstractMethod):
     weak_order: ClassVar[float] = 1.0
     calculus: ClassVar[Literal["ito", "stratonovich"]] = "ito"
 
-    def area(self, process, x):
+    def needs(self, process, x):
         kind, m = noise_structure(process, x[0])
         if m == 1:
-            return "none"
+            return "increment"
         if kind == "isotropic":
             return "direction"
         if kind == "diagonal" and _is_separable(process, x):
-            return "none"
+            return "increment"
         if m > _most_motions:
             raise ValueError(
                 f"`Milstein` needs the Lévy areas of all {m} Brownian motions for this noise, and is limited to "
@@ -124,7 +124,7 @@ def _area(increment) -> AbstractLevyArea:
     if increment.area is None:
         raise ValueError(
             "`Milstein` needs the Lévy area of this noise, but `increment.area` is None. `simulate` and the order "
-            "studies supply it; for a single step, pass Increment(dw, area) of the kind that `Milstein().area` names."
+            "studies supply it; for a single step, pass Increment(dw, area) of the kind that `Milstein().needs` names."
         )
     return increment.area
 

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, UInt32
 from scipy import optimize, stats
 
 from ..process import AbstractDiffusion, noise_structure
-from .engine import increment, numbers_per_step
+from .brownian import Increment, Need, increment, numbers_per_step
 from .levy import MatrixArea, chain
-from .method import AbstractMethod, AreaKind, Increment, check_method
+from .method import AbstractMethod, check_method
 from .milstein import Milstein
 from .random import key_words, normal_pairs, unpaired
 
@@ -185,15 +185,15 @@ def _coupled(process, method, reference, x0, ladder: _Ladder, key, paths: int):
     check_method(method)
     point = jnp.asarray(x0)[None]
     _, m = noise_structure(process, point[0])
-    area = method.area(process, point)
+    need = method.needs(process, point)
     if reference is not None:
-        area = max(area, reference.area(process, point), key=["none", "direction", "matrix"].index)
+        need = max(need, reference.needs(process, point), key=["increment", "direction", "matrix"].index)
     # A sampled direction is good for one step only; here all steps must see parts of one area.
-    area = "none" if area == "none" else "matrix"
+    need = "increment" if need == "increment" else "matrix"
     methods = ((reference,) if reference else ()) + (method,) * len(ladder.ratios)
     ratios = ((1,) if reference else ()) + ladder.ratios
     # Coarse areas are made of fine ones, all levels of the same: one Fourier term is enough at the finest step.
-    levels = _Levels(process, methods, ratios, area, m, numbers_per_step(area, m, np.inf))
+    levels = _Levels(process, methods, ratios, need, m, numbers_per_step(need, m, np.inf))
     words, dt = key_words(key), jnp.asarray(ladder.finest, x0.dtype)
     xs, ws = [], []
     block = min(_block, paths)
@@ -211,7 +211,7 @@ class _Levels(eqx.Module):
     process: AbstractDiffusion
     methods: tuple[AbstractMethod, ...]
     ratios: tuple[int, ...] = eqx.field(static=True)
-    area: AreaKind = eqx.field(static=True)
+    need: Need = eqx.field(static=True)
     motions: int = eqx.field(static=True)
     numbers: int = eqx.field(static=True)
 
@@ -219,7 +219,7 @@ class _Levels(eqx.Module):
         """One step of a level for each path."""
 
         def one(x, dw, da):
-            area = None if self.area == "none" else MatrixArea(da)
+            area = None if self.need == "increment" else MatrixArea(da)
             return self.methods[level].step(self.process, t, x, dt, Increment(dw, area))
 
         return jax.vmap(one)(x, dw, da)
@@ -243,7 +243,7 @@ def _integrate(
 
     def fine_step(k, carry):
         states, w, pairs = carry
-        fine = jax.vmap(lambda z: increment(levels.area, m, dt, z))(unpaired(pairs, levels.numbers))
+        fine = jax.vmap(lambda z: increment(levels.need, m, dt, z))(unpaired(pairs, levels.numbers))
         area = fine.area.matrix if isinstance(fine.area, MatrixArea) else none[1]
         states = [_climb(levels, i, s, k, dt, fine.dw, area) for i, s in enumerate(states)]
         # Drawn a step ahead, as in `engine`: computed once.
@@ -257,7 +257,7 @@ def _climb(levels: _Levels, level: int, state, k, dt, dw, da):
     """Adds a fine increment to a level's own, and takes the level's step when that is complete."""
     ratio = levels.ratios[level]
     x, w, a = state
-    w, a = (w + dw, a) if levels.area == "none" else chain(w, a, dw, da)
+    w, a = (w + dw, a) if levels.need == "increment" else chain(w, a, dw, da)
 
     def step(x, w, a):
         began = (k + 1 - ratio).astype(dt.dtype) * dt

@@ -66,8 +66,8 @@ class _DiagonalMilstein(sde.AbstractMethod):
     weak_order = 1.0
     calculus = "ito"
 
-    def area(self, process, x):
-        return "none"
+    def needs(self, process, x):
+        return "increment"
 
     def step(self, process, t, x, dt, increment):
         g, slope = jnp.diag(process.noise(t, x).as_matrix()), x * 0.5 / jnp.sqrt(0.5 * (1 + x @ x))
@@ -150,8 +150,8 @@ def test_no_interval_for_errors_that_are_noise():
 
 def test_dependence_on_other_coordinates_at_later_times_is_seen():
     process = Diffusion(lambda t, x: -x, lambda t, x: t * x[::-1])
-    assert sde.Milstein().area(process, jnp.ones((1, 2))) == "matrix"
-    assert sde.Milstein().area(_geometric(2)[0], jnp.ones((1, 2))) == "none"
+    assert sde.Milstein().needs(process, jnp.ones((1, 2))) == "matrix"
+    assert sde.Milstein().needs(_geometric(2)[0], jnp.ones((1, 2))) == "increment"
 
 
 @pytest.mark.parametrize(
