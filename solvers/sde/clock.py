@@ -5,7 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .engine import Schedule, never
+from .engine import Schedule
+
+# Steps are counted in 32 bits.
+_most_steps = 2**32 - 1
 
 # A number of steps counts as whole when it is this close to a whole number.
 _whole = 1e-6
@@ -35,7 +38,7 @@ class Clock:
         self.phase = t0 - self.origin * dt
         if abs(self.phase) < _whole * dt:
             self.phase = 0.0
-        if self.origin + self.steps >= never:
+        if self.origin + self.steps >= _most_steps:
             raise ValueError(
                 f"`dt` must make fewer than 2**32 steps from time 0 to `t1`, got {self.origin + self.steps}."
             )

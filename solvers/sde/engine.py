@@ -1,5 +1,15 @@
-"""The compiled part of an ensemble run: blocks of paths advanced by many steps in one call."""
+"""The compiled part of an ensemble run: blocks of paths advanced by many steps in one call.
 
+Two loops do the same. Where the step of a small state can be written out in `lanes`, one body takes `stride` steps,
+random numbers and all, and the compiler makes a single loop over paths of it: the state is read and written once for
+many steps. Otherwise the numbers of a group of steps are drawn into memory, and one body takes one step.
+
+One program serves every block, number of steps and device of a run. That, and not arithmetic, is what makes paths the
+same in every layout: a program for two blocks at once, or for two devices at once, may round differently. For the same
+reason the longer body is used for parts of itself, too: steps that are not asked for are computed and dropped.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,13 +19,22 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from ..process import AbstractDiffusion
-from .brownian import Need, increment
-from .method import AbstractMethod
+from .brownian import Increment, Need, increment
+from .lanes import Unsupported, components, evaluate_lanes, lanes
+from .method import AbstractMethod, AbstractPostprocessed
 from .observables import AbstractObservable
-from .random import normal_pairs, unpaired
+from .packing import bits, capacity, join, split
+from .program import Program, evaluate, hoist, trace
+from .random import Law, group, group_size, normals, pack, unpack
+from .transform import AbstractTransform
 
-# Marks a path that has stayed finite, in the place of the step at which it did not.
-never = 2**32 - 1
+# Steps in one body of the loop over lanes, at most; and how many operations they may come to: longer bodies are no
+# longer compiled to vector instructions.
+_strides = (16, 8, 4, 2)
+_most_operations = 2300
+
+# Operations behind one random number, its share of the generator included.
+_operations_per_number = 50
 
 
 class Schedule(eqx.Module):
@@ -38,95 +57,253 @@ class Schedule(eqx.Module):
 
 
 class Problem(eqx.Module):
-    """All that a block of paths needs to be advanced."""
+    """All that a block of paths needs to be advanced. `stride` is 0 where steps are taken one at a time."""
 
     process: AbstractDiffusion
     method: AbstractMethod
+    transform: AbstractTransform | None
     observe: dict[str, AbstractObservable]
     schedule: Schedule
     words: UInt32[Array, "2"]
     need: Need = eqx.field(static=True)
     motions: int = eqx.field(static=True)
     numbers: int = eqx.field(static=True)
+    stride: int = eqx.field(static=True)
+
+    @property
+    def law(self) -> Law:
+        return "three-point" if self.need == "three-point" else "normal"
+
+    def increment(self, z: Float[Array, " numbers"]) -> Increment:
+        return increment(self.need, self.motions, self.schedule.dt, z)
+
+    def step(self, t: Float[Array, ""], x: Float[Array, " d"], z: Float[Array, " numbers"]) -> Float[Array, " d"]:
+        return self.method.step(self.process, t, x, self.schedule.dt, self.increment(z))
 
 
 class Block(eqx.Module):
-    """Paths and the state of their observables. `first_bad` is the step after which a path was non-finite.
-
-    A path that is about to become non-finite stays at its last finite state.
-    """
+    """Paths, as the columns of x, and the state of their observables. What is not finite stays as it is."""
 
     path: UInt32[Array, " n"]
     exists: Bool[Array, " n"]
-    x: Float[Array, "n d"]
-    first_bad: UInt32[Array, " n"]
+    x: Float[Array, "d n"]
     observed: dict[str, Any]
 
 
-@eqx.filter_jit
+def best_stride(problem: Problem, x: Float[Array, " d"]) -> tuple[int, str]:
+    """How many steps one body should take, and why it is no more than one at a time where it is 0."""
+    dtype, d = x.dtype, x.size
+    if d > capacity(dtype):
+        return 0, f"a state of dimension {d} does not fit into one array"
+    program = trace(problem.step, *_step_shapes(problem, d, dtype))
+    path = jax.ShapeDtypeStruct((64,), dtype)
+    t = jax.ShapeDtypeStruct((), dtype)
+
+    def written_out(t, xs, zs):
+        return _lane_step(hoist(program), t, xs, zs)
+
+    try:
+        written = trace(lambda t, xs, zs: written_out(t, xs, zs), t, [path] * d, [path] * problem.numbers)
+    except Unsupported as reason:
+        return 0, f"it uses {reason}, which has no form in lanes"
+    operations = len(written.operations) + _operations_per_number * problem.numbers
+    group = group_size(dtype, problem.law)
+    fitting = [s for s in _strides if s % group == 0 and s * operations <= _most_operations]
+    if not fitting:
+        return 0, f"one step takes {operations} operations"
+    return fitting[0], ""
+
+
+def _step_shapes(problem: Problem, d: int, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in ((), (d,), (problem.numbers,)))
+
+
 def start(problem: Problem, path: UInt32[Array, " n"], exists: Bool[Array, " n"], x: Float[Array, "n d"]) -> Block:
     """A block of paths at the start of a run."""
-    t = problem.schedule.time(problem.schedule.origin)
-    observed = {k: o.init(t, x) for k, o in problem.observe.items()}
-    return Block(path, exists, x, jnp.full(path.shape, never, jnp.uint32), observed)
+    return _start(problem, path, exists, x)
 
 
 @eqx.filter_jit
-def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int32[Array, ""]) -> Block:
-    """The block after `steps` more steps, the first of which is number `first`.
-
-    One program serves every block, number of steps and device of a run. That, and not arithmetic, is what makes paths
-    the same in every layout: a program for two blocks at once, or for two devices at once, may round differently.
-    """
+def _start(problem, path, exists, x):
     schedule = problem.schedule
+    t = schedule.time(schedule.origin)
+    weighted = problem.transform is not None and problem.transform.weighted
+    observed = {k: o.init(t, x, weighted) for k, o in problem.observe.items()}
+    if problem.transform is not None:
+        x = jax.vmap(lambda x: problem.transform.enter(x))(x)
+    if isinstance(problem.method, AbstractPostprocessed):
+        x = _postprocess(problem, problem.method.enter, path, schedule.origin, x)
+    return Block(path, exists, x.T, observed)
 
-    def draw(step):
-        return normal_pairs(problem.words, block.path, step, -(-problem.numbers // 2), block.x.dtype)
 
-    def one_step(i, carry):
-        x, first_bad, pairs = carry
-        step = first + i.astype(jnp.uint32)
-        t = schedule.time(step)
+@eqx.filter_jit
+def states(problem: Problem, block: Block, step: UInt32[Array, ""]) -> Float[Array, "n d"]:
+    """The states of the paths after so many steps."""
+    return _states(problem, block.path, step, block.x)
 
-        def one_path(x, z):
-            dw = increment(problem.need, problem.motions, schedule.dt, z)
-            return problem.method.step(problem.process, t, x, schedule.dt, dw)
 
-        new = jax.vmap(one_path)(x, unpaired(pairs, problem.numbers))
-        finite = jnp.all(jnp.isfinite(new), axis=-1)
-        was_alive = first_bad == jnp.uint32(never)
-        x = jnp.where((was_alive & finite)[:, None], new, x)
-        # Drawn a step ahead: as part of the loop's state the numbers are computed once, where XLA would otherwise
-        # compute them anew for each use.
-        return x, jnp.where(was_alive & ~finite, step + 1, first_bad), draw(step + 1)
+def _states(problem, path, step, x):
+    x = x.T
+    if isinstance(problem.method, AbstractPostprocessed):
+        x = _postprocess(problem, problem.method.leave, path, step, x)
+    if problem.transform is not None:
+        x = jax.vmap(lambda y: problem.transform.leave(y))(x)
+    return x
+
+
+def _postprocess(problem: Problem, change: Callable, path, step, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    z = normals(problem.words, path, step, problem.numbers, x.dtype, problem.law)
+    t, dt = problem.schedule.time(step), problem.schedule.dt
+    return jax.vmap(lambda x, z: change(problem.process, t, x, dt, problem.increment(z)))(x, z)
+
+
+def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int32[Array, ""]) -> Block:
+    """The block after `steps` more steps, the first of which is number `first`."""
+    return _advance(problem, block, first, steps)
+
+
+def _advance_block(problem, block, first, steps):
+    schedule = problem.schedule
+    example = _step_shapes(problem, block.x.shape[0], block.x.dtype)
+    program = hoist(trace(problem.step, *example))
+    loop = _in_strides if problem.stride else _one_by_one
+    run, carry = loop(problem, program, block.path, first, block.x)
 
     def to_next_sample(carry):
-        i, paths, observed = carry
+        i, inner, observed = carry
         ahead = schedule.until_sample(first + i.astype(jnp.uint32))
         stop = jnp.minimum(i + ahead, steps)
         # A loop of its own, whose body is the same program whether anything is observed or not: so are the bits.
-        paths = lax.fori_loop(i, stop, one_step, paths)
-        sampled = stop == i + ahead
+        inner = run(i, stop, inner)
         now = first + stop.astype(jnp.uint32)
-        observed = lax.cond(sampled, lambda o: _sample(problem, block, o, now, *paths[:2]), lambda o: o, observed)
-        return stop, paths, observed
+        # A loop of no or one turn: a branch would copy the state of the observables.
+        sampled = (stop == i + ahead).astype(jnp.int32)
+        observed = lax.fori_loop(0, sampled, lambda _, o: _sample(problem, block, o, now, state(inner)), observed)
+        return stop, inner, observed
 
-    carry = jnp.zeros_like(steps), (block.x, block.first_bad, draw(first)), block.observed
+    def state(carry):
+        return jnp.stack(split(carry[0], block.x.shape[0])) if problem.stride else carry[0]
+
     if problem.observe:
-        _, paths, observed = lax.while_loop(lambda carry: carry[0] < steps, to_next_sample, carry)
+        initial = jnp.zeros_like(steps), carry, block.observed
+        _, carry, observed = lax.while_loop(lambda carry: carry[0] < steps, to_next_sample, initial)
     else:
-        paths, observed = lax.fori_loop(0, steps, one_step, carry[1]), block.observed
-    return Block(block.path, block.exists, paths[0], paths[1], observed)
+        carry, observed = run(jnp.zeros_like(steps), steps, carry), block.observed
+    return Block(block.path, block.exists, state(carry), observed)
 
 
-def _sample(
-    problem: Problem,
-    block: Block,
-    observed: dict[str, Any],
-    step: UInt32[Array, ""],
-    x: Float[Array, "n d"],
-    first_bad: UInt32[Array, " n"],
-) -> dict[str, Any]:
+def _sample(problem: Problem, block: Block, observed: dict[str, Any], step: UInt32[Array, ""], x: Array):
     t = problem.schedule.time(step)
-    counted = (first_bad == jnp.uint32(never)) & block.exists
-    return {k: o.update(observed[k], t, x, counted) for k, o in problem.observe.items()}
+    weight = jnp.all(jnp.isfinite(x), axis=0) & block.exists
+    x = _states(problem, block.path, step, x)
+    transform = problem.transform
+    if transform is not None and transform.weighted:
+        weights = jax.vmap(lambda x: transform.weight(t, x))(x)
+        weight = jnp.where(weight, weights, jnp.zeros_like(weights))
+    return {k: o.update(observed[k], t, x, weight) for k, o in problem.observe.items()}
+
+
+def _in_strides(problem: Problem, program: Program, path, first, x):
+    """A function that takes the steps from i to stop in strides, and what it starts from: one array of the state."""
+    d, dtype = x.shape[0], x.dtype
+    stride, size = problem.stride, group_size(x.dtype, problem.law)
+
+    def run(i, stop, carry):
+        low, high = first + i.astype(jnp.uint32), first + stop.astype(jnp.uint32)
+        width = jnp.uint32(stride)
+
+        def body(k, state):
+            before = xs = split(state, d)
+            for j in range(stride // size):
+                number = k * jnp.uint32(stride // size) + jnp.uint32(j)
+                numbers = [
+                    group(problem.words, path, number, jnp.uint32(c), dtype, problem.law)
+                    for c in range(problem.numbers)
+                ]
+                for q in range(size):
+                    step = number * jnp.uint32(size) + jnp.uint32(q)
+                    new = _lane_step(program, problem.schedule.time(step), xs, [z[q] for z in numbers])
+                    xs = _if((step >= low) & (step < high), new, xs)
+            return join([jnp.where(jnp.isfinite(a), b, a) for a, b in zip(before, xs, strict=True)])
+
+        return (lax.fori_loop(low // width, (high + width - 1) // width, body, carry[0]),)
+
+    return run, (join(list(x)),)
+
+
+def _if(condition: Bool[Array, ""], new: list, old: list) -> list:
+    """The new values if the condition holds, else the old ones, made of their bits.
+
+    A select here, and the compiler falls back to one loop for each step: it does not fuse what has many users.
+    """
+    with jax.enable_x64(True):
+        mask = lax.convert_element_type(lax.neg(lax.convert_element_type(condition, jnp.int64)), bits(new[0]).dtype)
+        chosen = [(bits(b) & mask) | (bits(a) & ~mask) for a, b in zip(old, new, strict=True)]
+        return [lax.bitcast_convert_type(c, new[0].dtype) for c in chosen]
+
+
+def _lane_step(program: Program, t, xs: list, zs: list) -> list:
+    (new,) = evaluate_lanes(program, t, lanes(xs), lanes(zs))
+    return components(new, xs[0])
+
+
+def _one_by_one(problem: Problem, program: Program, path, first, x):
+    """A function that takes the steps from i to stop one at a time, and what it starts from: the state and numbers."""
+    dtype, law = x.dtype, problem.law
+    size = group_size(dtype, law)
+    shape = (problem.numbers, path.size)
+
+    def draw(step):
+        component = lax.broadcasted_iota(jnp.uint32, shape, 0)
+        number = step // jnp.uint32(size)
+        return pack(group(problem.words, jnp.broadcast_to(path, shape), number, component, dtype, law))
+
+    def run(i, stop, carry):
+        def to_end_of_group(carry):
+            i, x, packed = carry
+            step = first + i.astype(jnp.uint32)
+            until = jnp.int32(size) - (step % jnp.uint32(size)).astype(jnp.int32)
+            end = jnp.minimum(i + until, stop)
+
+            before = x
+
+            def one_step(i, x):
+                step = first + i.astype(jnp.uint32)
+                t = problem.schedule.time(step)
+                z = unpack(packed, step, dtype, law)
+                return jax.vmap(lambda x, z: evaluate(program, t, x, z)[0], in_axes=1, out_axes=1)(x, z)
+
+            x = lax.fori_loop(i, end, one_step, x)
+            x = jnp.where(jnp.isfinite(before), x, before)
+            # Drawn as soon as the last group is used up, as part of the loop's state: computed once, where XLA would
+            # otherwise compute the numbers anew for each use. No turn or one, where a branch would copy.
+            used = (end == i + until).astype(jnp.int32)
+            # The address depends on the turn, or the draw would be moved out of the loop and done every time.
+            packed = lax.fori_loop(0, used, lambda k, _: draw(first + (end + k).astype(jnp.uint32)), packed)
+            return end, x, packed
+
+        return lax.while_loop(lambda carry: carry[0] < stop, to_end_of_group, (i, *carry))[1:]
+
+    return run, (x, draw(first))
+
+
+class _Fast:
+    """A jitted function that asks the CPU compiler for the widest vectors, where it knows how to be asked."""
+
+    def __init__(self, fn: Callable):
+        self.plain = eqx.filter_jit(fn)
+        self.wide = eqx.filter_jit(fn, compiler_options={"xla_cpu_prefer_vector_width": 512})
+        self.refused = False
+
+    def __call__(self, *args: Any) -> Any:
+        if jax.default_backend() == "cpu" and not self.refused:
+            try:
+                return self.wide(*args)
+            except Exception as error:
+                if "xla_cpu_prefer_vector_width" not in str(error):
+                    raise
+                self.refused = True
+        return self.plain(*args)
+
+
+_advance = _Fast(_advance_block)

@@ -5,6 +5,7 @@ Together with increments that have an address (`random`) this makes every path a
 bits do not depend on chunks, devices, segments or on what is observed.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,20 +15,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Inexact
+from jaxtyping import Array, Bool, Float, Inexact
 
 from ..process import AbstractDiffusion, noise_structure
 from .brownian import numbers_per_step
 from .clock import Clock, make_schedule
-from .engine import Problem, advance, never, start
+from .engine import Block, Problem, advance, best_stride, start, states
 from .method import AbstractMethod, check_method
 from .observables import AbstractObservable
 from .progress import Progress
 from .random import key_words
+from .transform import unwrapped
 
 # Numbers of one block that are in flight in a step: enough to be fast, few enough to stay in cache.
 _block_numbers = 1 << 16
 _block_sizes = (64, 1 << 14)
+
+# Blocks are whole multiples of that many paths, so that vector instructions leave no rest; and blocks come in numbers
+# that several cores can share evenly.
+_block_unit, _block_share = 64, 4
 
 # Numbers of state and observables held on the device at a time, unless `chunk` says otherwise.
 _chunk_numbers = 1 << 24
@@ -44,7 +50,7 @@ class Ensemble(eqx.Module):
 
     `final` holds the paths at `t1`, shape (n, d), NaN for paths that became non-finite; `nonfinite` counts those.
     `ts`, `xs` hold every path at the times of `save_at`, shapes (s,) and (s, n, d). `ensemble["name"]` is the result
-    of the observable of that name.
+    of the observable of that name. `engine` says how steps were compiled, and why not in the fastest way.
     """
 
     final: Inexact[np.ndarray, "n d"]
@@ -53,6 +59,7 @@ class Ensemble(eqx.Module):
     observed: dict[str, Any]
     nonfinite: int
     method: str
+    engine: str
     dt: float
     steps: int
     seconds: float
@@ -67,7 +74,8 @@ class Ensemble(eqx.Module):
         rate = n * self.steps / max(self.seconds, 1e-9)
         lines = [
             f"{n} paths in {d} dimensions, {self.method}, {self.steps} steps of {self.dt:g}, {self.final.dtype}: "
-            f"{self.seconds:.2f} s, {rate:.3g} path-steps/s"
+            f"{self.seconds:.2f} s, {rate:.3g} path-steps/s",
+            self.engine,
         ]
         if self.nonfinite:
             lines.append(f"{self.nonfinite} paths became non-finite: statistics of the others are biased")
@@ -117,25 +125,34 @@ def simulate(
     """
     if checkpoint is not None:
         raise NotImplementedError("`checkpoint` is not available yet: leave it out, and save `final` yourself.")
-    check_method(method)
     x0 = _initial_states(x0, paths)
     clock = Clock(t0, t1, dt)
     schedule = make_schedule(clock, burn_in, every, bool(observe), jnp.asarray(x0[:1]).dtype)
     saves = clock.steps_at("save_at", save_at)
     points = jnp.asarray(x0[:_most_points_probed])
+    name = _name(method)
+    process, method, transform = unwrapped(process, method, points)
+    check_method(method)
+    if transform is not None:
+        points = jax.vmap(transform.enter)(points)
     _, motions = noise_structure(process, points[0])
     need = method.needs(process, points)
     problem = Problem(
         process=process,
         method=method,
+        transform=transform,
         observe=_checked_observables(observe),
         schedule=schedule,
         words=key_words(key),
         need=need,
         motions=motions,
         numbers=numbers_per_step(need, motions, clock.dt),
+        stride=0,
     )
-    run = _Run(problem, clock, x0, saves, _devices(mesh), _segment_length(segment), throw)
+    stride, reason = best_stride(problem, points[0])
+    problem = dataclasses.replace(problem, stride=stride)
+    engine = f"{stride} steps at a time" if stride else f"one step at a time: {reason}"
+    run = _Run(problem, clock, x0, saves, _devices(mesh), _segment_length(segment), throw, name, engine)
     began = time.perf_counter()
     run.through(_chunk_blocks(run, chunk), Progress(progress, clock.steps * len(x0)))
     return run.result(time.perf_counter() - began)
@@ -144,16 +161,15 @@ def simulate(
 class _Run:
     """One simulation on the host: chunks of blocks, segments of steps, and what has come back from them."""
 
-    def __init__(self, problem, clock, x0, saves, devices, segment, throw):
+    def __init__(self, problem, clock, x0, saves, devices, segment, throw, name, engine):
         self.clock, self.x0, self.saves = clock, x0, saves
         self.problem, self.segment, self.throw = problem, segment, throw
+        self.name, self.engine = name, engine
         self.copies = [(device, _placed(problem, device)) for device in devices] or [(None, problem)]
         n, d = x0.shape
-        fitting = 1 << int(np.log2(max(1, _block_numbers // max(d, problem.numbers))))
-        self.block = int(min(np.clip(fitting, *_block_sizes), max(16, 1 << (n - 1).bit_length())))
-        self.final = np.empty((n, d), x0.dtype)
-        self.xs = np.empty((len(saves), n, d), x0.dtype)
-        self.first_bad = np.full(n, never, np.uint32)
+        self.block = _block_size(n, d, problem.numbers)
+        self.final = np.empty(x0.shape, x0.dtype)
+        self.xs = np.empty((len(saves), *x0.shape), x0.dtype)
         self.totals: dict[str, Any] = {}
 
     def through(self, blocks_at_a_time: int, progress: "Progress") -> None:
@@ -164,18 +180,15 @@ class _Run:
         progress.close()
 
     def result(self, seconds: float) -> Ensemble:
-        bad = self.first_bad != never
-        self.final[bad] = np.nan
-        for k, step in enumerate(self.saves):
-            self.xs[k, self.first_bad <= self.clock.origin + step] = np.nan
         saved = len(self.saves) > 0
         return Ensemble(
             final=self.final,
             ts=np.array([self.clock.time(s) for s in self.saves]) if saved else None,
             xs=self.xs if saved else None,
             observed={k: o.result(self.totals[k]) for k, o in self.problem.observe.items()},
-            nonfinite=int(bad.sum()),
-            method=type(self.problem.method).__name__,
+            nonfinite=int(np.sum(np.isnan(self.final).any(axis=1))),
+            method=self.name,
+            engine=self.engine,
             dt=self.clock.dt,
             steps=self.clock.steps,
             seconds=seconds,
@@ -191,17 +204,18 @@ class _Run:
                     block.advance(done, steps)
                 for block in blocks:
                     block.collect()
-                if self.throw and any(np.any(self.first_bad[b.rows] != never) for b in blocks):
-                    raise FloatingPointError(self._why(blocks))
+                bad = [block for block in blocks if block.nonfinite > 0]
+                if self.throw and bad:
+                    raise FloatingPointError(self._why(bad, done, steps))
                 done += steps
                 progress.add(steps * sum(b.count for b in blocks))
                 if self.segment is None and time.perf_counter() - began < _segment_seconds / 2:
                     length = min(2 * length, _longest_segment)
             if stop in self.saves:
                 for block in blocks:
-                    self.xs[self.saves.index(stop), block.rows] = block.x
+                    self.xs[self.saves.index(stop), block.rows] = block.states(stop)
         for block in blocks:
-            self.final[block.rows] = block.x
+            self.final[block.rows] = block.states(self.clock.steps)
             self._merge(block)
 
     def _merge(self, block: "_BlockRun") -> None:
@@ -210,14 +224,23 @@ class _Run:
             seen = name in self.totals
             self.totals[name] = observable.merge(self.totals[name], part) if seen else part
 
-    def _why(self, blocks: "list[_BlockRun]") -> str:
-        path = int(np.argmin(self.first_bad))
-        block = next(b for b in blocks if b.rows.start <= path < b.rows.stop)
-        x = jnp.asarray(block.x[path - block.rows.start])
-        before = int(self.first_bad[path]) - 1 - self.clock.origin
+    def _why(self, blocks: "list[_BlockRun]", done: int, steps: int) -> str:
+        """What happened in the step that first made a path non-finite, found by going back to the segment's start."""
+        first, guilty = steps, blocks[0]
+        for block in blocks:
+            if block.bad_after(done, first).any():
+                low, first, guilty = 0, first, block
+                while low < first - 1:
+                    middle = (low + first) // 2
+                    low, first = (low, middle) if block.bad_after(done, middle).any() else (middle, first)
+                first -= 1
+        path = guilty.rows.start + int(np.argmax(guilty.bad_after(done, first + 1)))
+        before = done + first
+        x = jnp.asarray(guilty.states_after(done, first)[path - guilty.rows.start])
+        y = x if self.problem.transform is None else self.problem.transform.enter(x)
         t = jnp.asarray(self.clock.time(before), x.dtype)
-        drift = np.asarray(self.problem.process.drift(t, x))
-        noise = np.asarray(self.problem.process.noise(t, x).mv(jnp.ones(self.problem.motions, x.dtype)))
+        drift = np.asarray(self.problem.process.drift(t, y))
+        noise = np.asarray(self.problem.process.noise(t, y).mv(jnp.ones(self.problem.motions, x.dtype)))
         if np.any(np.isnan(drift)) or np.any(np.isnan(noise)):
             cause = (
                 f"There `drift(t, x)` is {drift} and `noise(t, x)` times ones is {noise}. A common cause is the square "
@@ -229,7 +252,7 @@ class _Run:
                 f"{np.max(np.abs(x)):.3g}: the step is too long. Use a smaller `dt`."
             )
         return (
-            f"{np.sum(self.first_bad != never)} of {len(self.x0)} paths became non-finite, the first in the step from "
+            f"{sum(b.nonfinite for b in blocks)} of {len(self.x0)} paths became non-finite, the first in the step from "
             f"t={self.clock.time(before):g} (step {before + 1}, path {path}), from x={np.asarray(x)}. {cause} "
             "With `throw=False` the other paths are kept, but they are a biased sample."
         )
@@ -247,17 +270,18 @@ class _BlockRun:
         x = np.concatenate([run.x0[self.rows], np.repeat(run.x0[:1], run.block - self.count, axis=0)])
         path = (first + np.arange(run.block)).astype(np.uint32)
         self.state = start(self.problem, *jax.device_put((path, np.arange(run.block) < self.count, x), self.device))
+        self.before, self.nonfinite = self.state, 0
         observed = self.state.observed
         self.counters = {k: jax.tree.map(lambda c: np.zeros(c.shape, np.int64), observed[k][0]) for k in observed}
 
     def advance(self, done: int, steps: int) -> None:
         """Sends the next steps on their way; does not wait for them."""
-        span = np.uint32(self.run.clock.origin + done), np.int32(steps)
-        self.state = advance(self.problem, self.state, *jax.device_put(span, self.device))
+        self.before = self.state
+        self.state = self._after(done, steps)
 
     def collect(self) -> None:
         """Waits for the steps, and takes what must not stay on the device."""
-        self.run.first_bad[self.rows] = np.asarray(self.state.first_bad)[: self.count]
+        self.nonfinite = int(np.sum(_nonfinite(self.state)))
         observed = self.state.observed
         self.counters = {
             k: jax.tree.map(lambda total, c: total + np.asarray(c), self.counters[k], observed[k][0]) for k in observed
@@ -265,12 +289,52 @@ class _BlockRun:
         cleared = {k: (jax.tree.map(jnp.zeros_like, counters), running) for k, (counters, running) in observed.items()}
         self.state = eqx.tree_at(lambda b: b.observed, self.state, cleared)
 
-    @property
-    def x(self) -> Inexact[np.ndarray, "n d"]:
-        return np.asarray(self.state.x)[: self.count]
+    def states(self, step: int) -> Inexact[np.ndarray, "n d"]:
+        """The states of the paths after so many steps, which have just been done; NaN where not finite."""
+        return self._states(self.state, step)
+
+    def bad_after(self, done: int, steps: int) -> Bool[np.ndarray, " n"]:
+        """Which paths are not finite so many steps after the start of the segment."""
+        return np.asarray(_nonfinite(self._after(done, steps)))[: self.count]
+
+    def states_after(self, done: int, steps: int) -> Inexact[np.ndarray, "n d"]:
+        return self._states(self._after(done, steps), done + steps)
 
     def observed(self, name: str) -> tuple[Any, Any]:
         return self.counters[name], jax.tree.map(np.asarray, self.state.observed[name][1])
+
+    def _after(self, done: int, steps: int) -> Block:
+        if steps == 0:
+            return self.before
+        span = np.uint32(self.run.clock.origin + done), np.int32(steps)
+        return advance(self.problem, self.before, *jax.device_put(span, self.device))
+
+    def _states(self, block: Block, step: int) -> Inexact[np.ndarray, "n d"]:
+        now = jax.device_put(np.uint32(self.run.clock.origin + step), self.device)
+        x = np.array(states(self.problem, block, now))[: self.count]
+        x[~np.isfinite(x).all(axis=1)] = np.nan
+        return x
+
+
+@jax.jit
+def _nonfinite(block: Block) -> Bool[Array, " n"]:
+    return block.exists & ~jnp.all(jnp.isfinite(block.x), axis=0)
+
+
+def _block_size(n: int, d: int, numbers: int) -> int:
+    """How many paths make a block: a function of the run alone, because the bits depend on it."""
+    fitting = 1 << int(np.log2(max(1, _block_numbers // max(d, numbers))))
+    most = int(np.clip(fitting, *_block_sizes))
+    blocks = -(-n // most)
+    if blocks > 1:
+        blocks = -(-blocks // _block_share) * _block_share
+    share = -(-n // blocks)
+    return max(16, -(-share // _block_unit) * _block_unit if share > _block_unit else 1 << (share - 1).bit_length())
+
+
+def _name(method: Any) -> str:
+    inner = getattr(method, "inner", None)
+    return type(method).__name__ + (f"({_name(inner)})" if inner is not None else "")
 
 
 # States at which a method looks at the noise to choose its formula.

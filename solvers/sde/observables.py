@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int32
 
 from .._tracing import traceable
 from ..density import Density
@@ -28,14 +28,18 @@ class AbstractObservable(eqx.Module):
     """
 
     @abc.abstractmethod
-    def init(self, t: Float[Array, ""], x: Float[Array, "n d"]) -> tuple[Any, Any]:
-        """The state before the first sample, for a block of n paths."""
+    def init(self, t: Float[Array, ""], x: Float[Array, "n d"], weighted: bool) -> tuple[Any, Any]:
+        """The state before the first sample, for a block of n paths; `weighted` says what `update` will be given."""
 
     @abc.abstractmethod
     def update(
-        self, state: tuple[Any, Any], t: Float[Array, ""], x: Float[Array, "n d"], alive: Bool[Array, " n"]
+        self,
+        state: tuple[Any, Any],
+        t: Float[Array, ""],
+        x: Float[Array, "n d"],
+        weight: Bool[Array, " n"] | Float[Array, " n"],
     ) -> tuple[Any, Any]:
-        """The state after a sample at time t; paths that are not alive must not count."""
+        """The state after a sample at time t: each path counts by its weight, or if that is true and not if false."""
 
     @abc.abstractmethod
     def reduce(self, state: tuple[Any, Any], block: int) -> Any:
@@ -81,7 +85,7 @@ class Moments(AbstractObservable):
 
     fn: Callable | None = None
 
-    def init(self, t, x):
+    def init(self, t, x, weighted):
         phi = self._values(t, x)
         if phi.ndim > 2:
             raise ValueError(
@@ -90,35 +94,40 @@ class Moments(AbstractObservable):
         spread = jnp.zeros(phi.shape + phi.shape[1:], phi.dtype)
         return (), (jnp.zeros(len(phi), phi.dtype), jnp.zeros_like(phi), spread)
 
-    def update(self, state, t, x, alive):
-        # Welford's recurrence for each path by itself: stable, and elementwise, so the same bits in every layout.
-        _, (count, mean, spread) = state
+    def update(self, state, t, x, weight):
+        # West's recurrence for each path by itself: stable, and elementwise, so the same bits in every layout.
+        _, (total, mean, spread) = state
         phi = self._values(t, x)
-        count = count + alive.astype(count.dtype)
+        weight = weight.astype(total.dtype)
+        counts = weight > 0
+        total = total + weight
+        share = jnp.where(counts, weight / jnp.where(counts, total, 1), 0)
         wide = (slice(None),) + (None,) * (phi.ndim - 1)
-        deviation = jnp.where(alive[wide], phi - mean, 0)
-        mean = mean + deviation / jnp.maximum(count, 1)[wide]
-        residual = jnp.where(alive[wide], phi - mean, 0)
+        deviation = jnp.where(counts[wide], phi - mean, 0)
+        mean = mean + share[wide] * deviation
+        residual = weight[wide] * jnp.where(counts[wide], phi - mean, 0)
         product = deviation * residual if phi.ndim == 1 else deviation[:, :, None] * residual[:, None, :]
-        return (), (count, mean, spread + product)
+        return (), (total, mean, spread + product)
 
     def reduce(self, state, block):
-        count, mean, spread = (np.asarray(a, dtype=np.float64) for a in state[1])
-        used = count > 0
-        count, mean, spread = count[used], mean[used], spread[used].sum(axis=0)
+        total, mean, spread = (np.asarray(a, dtype=np.float64) for a in state[1])
+        used = total > 0
+        total, mean, spread = total[used], mean[used], spread[used].sum(axis=0)
         shape = mean.shape[1:]
         mean = mean.reshape(len(mean), math.prod(shape))
-        over_time = _Spread.of(mean, count)
+        over_time = _Spread.of(mean, total)
         samples = _Spread(over_time.weight, over_time.mean, over_time.spread + spread.reshape(over_time.spread.shape))
-        return shape, samples, _Spread.of(mean, np.ones_like(count))
+        return shape, samples, _Spread.of(mean, total**2), len(total)
 
     def merge(self, a, b):
-        return a[0], a[1].merged(b[1]), a[2].merged(b[2])
+        return a[0], a[1].merged(b[1]), a[2].merged(b[2]), a[3] + b[3]
 
     def result(self, total):
-        shape, samples, paths = total
-        n = int(paths.weight)
-        sem = np.sqrt(np.diagonal(paths.spread) / (n - 1) / n) if n > 1 else np.full_like(paths.mean, np.nan)
+        shape, samples, paths, n = total
+        # The mean is a ratio of sums over independent paths, Σ W m / Σ W: its variance is Σ W² (m - mean)² / (Σ W)².
+        gap = paths.mean - samples.mean
+        scatter = np.diagonal(paths.spread) + paths.weight * gap**2
+        sem = np.sqrt(scatter * n / (n - 1)) / samples.weight if n > 1 else np.full_like(paths.mean, np.nan)
         cov = samples.spread / samples.weight if n > 0 else np.full_like(samples.spread, np.nan)
         mean = samples.mean if n > 0 else np.full_like(samples.mean, np.nan)
         return MomentsResult(mean.reshape(shape), cov.reshape(shape + shape), sem.reshape(shape), n)
@@ -157,31 +166,47 @@ class Histogram(AbstractObservable):
 
     grid: Grid
     fn: Callable | None = None
+    evenly: tuple[bool, ...] = eqx.field(static=True, init=False)
 
-    def init(self, t, x):
+    def __post_init__(self):
+        widths = [np.diff(np.asarray(edges)) for edges in self.grid.edges]
+        self.evenly = tuple(bool(np.ptp(w) < _even * w.mean()) for w in widths)
+
+    def init(self, t, x, weighted):
         y = self._values(t, x)
         if y.ndim != 2 or y.shape[1] != self.grid.ndim:
             raise ValueError(
                 f"`grid` of `Histogram` has {self.grid.ndim} axes, but what it counts has shape {y.shape[1:]}. "
                 "Pass `fn` to choose the components, as in `Histogram(grid, lambda t, x: x[:1])`."
             )
-        return jnp.zeros((self._groups, self.grid.size + 1), jnp.int32), ()
+        shape = (self._groups, self.grid.size + 1)
+        if weighted:
+            return (), (jnp.zeros(shape, y.dtype), jnp.zeros(shape, y.dtype))
+        return jnp.zeros(shape, jnp.int32), ()
 
-    def update(self, state, t, x, alive):
-        counts, _ = state
+    def update(self, state, t, x, weight):
         y = self._values(t, x)
         cell = jnp.zeros(len(y), jnp.int32)
         inside = jnp.ones(len(y), bool)
         for k, (edges, n) in enumerate(zip(self.grid.edges, self.grid.shape, strict=True)):
-            index = jnp.searchsorted(jnp.asarray(edges, y.dtype), y[:, k], side="right").astype(jnp.int32) - 1
+            index = _cell(jnp.asarray(edges, y.dtype), self.evenly[k], y[:, k])
             inside &= (index >= 0) & (index < n)
             cell = cell * n + index
         cell = jnp.where(inside, cell, self.grid.size)
         group = jnp.arange(len(y), dtype=jnp.int32) % self._groups
-        return counts.at[group, cell].add(alive.astype(jnp.int32)), ()
+        counts, running = state
+        if not running:
+            return counts.at[group, cell].add(weight.astype(jnp.int32)), ()
+        # Sums of weights lose nothing to their length: what rounding drops is carried along (Kahan).
+        total, dropped = running
+        sample = jnp.zeros_like(total).at[group, cell].add(weight.astype(total.dtype)) - dropped
+        new = total + sample
+        return (), (new, (new - total) - sample)
 
     def reduce(self, state, block):
-        return {(block * self._groups + g) % _most_groups: counts for g, counts in enumerate(np.asarray(state[0]))}
+        counters, running = state
+        rows = np.asarray(running[0], np.float64) - np.asarray(running[1], np.float64) if running else counters
+        return {(block * self._groups + g) % _most_groups: row for g, row in enumerate(np.asarray(rows))}
 
     def merge(self, a, b):
         return {g: a.get(g, 0) + b.get(g, 0) for g in sorted(a.keys() | b.keys())}
@@ -210,6 +235,15 @@ class Histogram(AbstractObservable):
         return _values(self.fn, t, x)
 
 
+def _cell(edges: Float[Array, " edges"], evenly: bool, y: Float[Array, " n"]) -> Int32[Array, " n"]:
+    """The number of the cell between edges in which each y lies; negative or too large outside, and for NaN."""
+    if not evenly:
+        return jnp.searchsorted(edges, y, side="right").astype(jnp.int32) - 1
+    n, low, high = len(edges) - 1, edges[0], edges[-1]
+    index = jnp.clip(jnp.floor((y - low) * (n / (high - low))), 0, n - 1).astype(jnp.int32)
+    return jnp.where(y < low, -1, jnp.where(y < high, index, n))
+
+
 def _values(fn: Callable | None, t: Float[Array, ""], x: Float[Array, "n d"]) -> Float[Array, "n ..."]:
     if fn is None:
         return x
@@ -222,6 +256,9 @@ def _values(fn: Callable | None, t: Float[Array, ""], x: Float[Array, "n d"]) ->
         )
     return values.astype(x.dtype)
 
+
+# Cells count as of one width when their widths differ by less than this part.
+_even = 1e-9
 
 # Groups of paths whose spread gives a histogram's standard errors: 31 degrees of freedom.
 _most_groups = 32

@@ -1,13 +1,15 @@
-"""Gaussian numbers that have an address: a pure function of (key, path, step, component).
+"""Random numbers that have an address: a pure function of (key, path, step, component).
 
-There is no generator state. Whoever asks for the increment of path 7 at step 1000 gets the same number, whatever else
-was computed before, in which order and where; chunks, devices, segments and resumed runs agree for that reason.
+There is no generator state. Whoever asks for the numbers of path 7 at step 1000 gets the same ones, whatever else was
+computed before, in which order and where; chunks, devices, segments and resumed runs agree for that reason.
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011).
+One call for the counter (path, group of steps, component, stream) gives four words, and those the numbers of one
+component of one path at all steps of a group: four normal numbers in float32, two in float64. The streams keep apart
+what different parts of the package draw with one key.
 """
 
-import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +17,17 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Complex, Float, UInt32
 
+from .gaussian import box_muller_32, box_muller_64
+from .packing import bits, join
+
+Law = Literal["normal", "three-point"]
+
 _multipliers = (0xD2511F53, 0xCD9E8D57)
 _weyl = (0x9E3779B9, 0xBB67AE85)
 _rounds = 10
+
+# The streams: increments of `simulate`, coupled increments of studies, and uniform numbers beside the increments.
+increments, studies, uniforms = 0, 1, 2
 
 
 def key_words(key: Any) -> UInt32[Array, "2"]:
@@ -49,35 +59,84 @@ def philox(counter: tuple, key: tuple) -> tuple:
     return c0, c1, c2, c3
 
 
-def normals(
-    words: UInt32[Array, "2"], path: UInt32[Array, " n"], step: UInt32[Array, ""], count: int, dtype
-) -> Float[Array, "n {count}"]:
-    """Independent standard normal numbers, `count` for each path at this step, by the Box-Muller transform.
+def philox_lanes(counter: tuple, key: tuple, zero: UInt32[Array, "*n"]) -> tuple:
+    """`philox` for a loop over lanes on a CPU; `zero` is 0, but the compiler must not know.
+
+    The words stay in 64-bit lanes: what the upper halves hold does not matter, because each product takes the lower
+    half of a lane only. That saves packing and unpacking in every round. `zero` keeps the compiler from computing parts
+    that do not change from step to step ahead of the loop: reading 64-bit arrays would halve the width of all vectors.
+    """
+    with jax.enable_x64(True):
+        c0, c1, c2, c3, k0, k1 = (lax.convert_element_type(v + zero, jnp.uint64) for v in (*counter, *key))
+        low, half = jnp.uint64(2**32 - 1), jnp.uint64(32)
+        for _ in range(_rounds):
+            p0, p1 = (c0 & low) * jnp.uint64(_multipliers[0]), (c2 & low) * jnp.uint64(_multipliers[1])
+            c0, c1 = lax.shift_right_logical(p1, half) ^ c1 ^ k0, p1
+            c2, c3 = lax.shift_right_logical(p0, half) ^ c3 ^ k1, p0
+            k0, k1 = k0 + jnp.uint64(_weyl[0]), k1 + jnp.uint64(_weyl[1])
+        return tuple(lax.convert_element_type(c, jnp.uint32) for c in (c0, c1, c2, c3))
+
+
+def group_size(dtype: Any, law: Law = "normal") -> int:
+    """How many successive steps share one call of the generator."""
+    return 2 if dtype == jnp.float64 and law == "normal" else 4
+
+
+def group(
+    words: UInt32[Array, "2"],
+    path: UInt32[Array, "*n"],
+    group: UInt32[Array, ""],
+    component: UInt32[Array, "..."],
+    dtype: Any,
+    law: Law = "normal",
+    stream: int = increments,
+) -> list[Float[Array, "*n"]]:
+    """The numbers of one component at the `group_size` steps of a group, one array for each step.
 
     float32 numbers resolve tails to 6.7 standard deviations, float64 (from 53 random bits) to 8.6.
     """
-    z = normal_pairs(words, path, step, -(-count // 2), dtype)
-    return unpaired(z, count)
+    counter = (
+        path,
+        jnp.broadcast_to(group, path.shape),
+        jnp.broadcast_to(component, path.shape),
+        jnp.full(path.shape, stream, jnp.uint32),
+    )
+    lane = lax.broadcasted_iota(jnp.uint32, path.shape, path.ndim - 1)
+    w = philox_lanes(counter, (words[0], words[1]), (lane + group) >> 31)
+    if law == "three-point":
+        return [_three_point(v, dtype) for v in w]
+    if dtype == jnp.float64:
+        return list(box_muller_64(*w))
+    return [*box_muller_32(w[0], w[1]), *box_muller_32(w[2], w[3])]
+
+
+def normals(
+    words: UInt32[Array, "2"],
+    path: UInt32[Array, " n"],
+    step: UInt32[Array, ""],
+    count: int,
+    dtype: Any,
+    law: Law = "normal",
+) -> Float[Array, "n {count}"]:
+    """The numbers of `simulate` at one step: `count` components for each path."""
+    size = group_size(dtype, law)
+    shape = (count, path.size)
+    component = lax.broadcasted_iota(jnp.uint32, shape, 0)
+    of_group = group(words, jnp.broadcast_to(path, shape), step // jnp.uint32(size), component, dtype, law)
+    return of_step(of_group, step).T
 
 
 def normal_pairs(
-    words: UInt32[Array, "2"], path: UInt32[Array, " n"], step: UInt32[Array, ""], pairs: int, dtype
+    words: UInt32[Array, "2"], path: UInt32[Array, " n"], step: UInt32[Array, ""], pairs: int, dtype: Any
 ) -> Complex[Array, "n {pairs}"]:
-    """Pairs of independent standard normal numbers, as the real and imaginary parts of complex ones.
+    """Pairs of normal numbers of one step as complex ones, for studies that couple step sizes; not those of `simulate`.
 
-    One complex array rather than two real ones: XLA would compute everything twice for two outputs.
+    Each is made by a call of its own for (path, step, pair), so that steps need not come in groups.
     """
     shape = (path.size, pairs)
-    counter = (
-        jnp.broadcast_to(path[:, None], shape),
-        jnp.broadcast_to(step, shape),
-        lax.broadcasted_iota(jnp.uint32, shape, 1),
-        jnp.zeros(shape, jnp.uint32),
-    )
-    w = philox(counter, (words[0], words[1]))
-    radius = jnp.sqrt(-2 * jnp.log(_uniform(w[0], w[1], dtype)))
-    sine, cosine = sincos_turns(_uniform(w[2], w[3], dtype))
-    return lax.complex(radius * cosine, radius * sine)
+    component = lax.broadcasted_iota(jnp.uint32, shape, 1)
+    z = group(words, jnp.broadcast_to(path[:, None], shape), step, component, dtype, stream=studies)
+    return lax.complex(z[0], z[1])
 
 
 def unpaired(z: Complex[Array, "n pairs"], count: int) -> Float[Array, "n {count}"]:
@@ -85,34 +144,46 @@ def unpaired(z: Complex[Array, "n pairs"], count: int) -> Float[Array, "n {count
     return jnp.concatenate([z.real, z.imag], axis=1)[:, :count]
 
 
-def sincos_turns(u: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """sin(2πu) and cos(2πu) for u in [0, 1], to rounding.
-
-    Several times faster than `jnp.sin` and `jnp.cos`, which must reduce any argument: here the nearest quarter turn is
-    subtracted, which is exact, and the rest is summed by Taylor's series on |x| ≤ π/4.
-    """
-    quarter = jnp.round(4 * u)
-    x = 2 * jnp.pi * (u - 0.25 * quarter)
-    x2 = x * x
-    # The first neglected term, (π/4)^n / n!, is below the rounding of the dtype.
-    terms = 5 if u.dtype == jnp.float32 else 9
-    sine, cosine = jnp.zeros_like(x), jnp.zeros_like(x)
-    for k in range(terms, -1, -1):
-        sine = sine * x2 + (-1) ** k / math.factorial(2 * k + 1)
-        cosine = cosine * x2 + (-1) ** k / math.factorial(2 * k)
-    sine = sine * x
-    odd = quarter.astype(jnp.int32) % 2 == 1
-    sine, cosine = jnp.where(odd, cosine, sine), jnp.where(odd, sine, cosine)
-    # Quarters 0, 1, 2, 3: the sine is s, c, -s, -c and the cosine c, -s, -c, s.
-    half = quarter.astype(jnp.int32) % 4
-    return jnp.where(half >= 2, -sine, sine), jnp.where((half == 1) | (half == 2), -cosine, cosine)
+def of_step(numbers: list[Float[Array, "*n"]], step: UInt32[Array, ""]) -> Float[Array, "*n"]:
+    """The numbers of one step out of those of its group."""
+    chosen = numbers[0]
+    for k in range(1, len(numbers)):
+        chosen = jnp.where(step % jnp.uint32(len(numbers)) == jnp.uint32(k), numbers[k], chosen)
+    return chosen
 
 
-def _uniform(high: UInt32[Array, "..."], low: UInt32[Array, "..."], dtype) -> Float[Array, "..."]:
-    """A number in (0, 1], at the middle of one of 2^32 (float32) or 2^53 (float64) equal intervals."""
-    if dtype == jnp.float32:
-        return (high.astype(dtype) + 0.5) * 2.0**-32
-    return (high.astype(dtype) * 2.0**21 + (low >> 11).astype(dtype) + 0.5) * 2.0**-53
+def pack(numbers: list[Float[Array, "*n"]]) -> Complex[Array, "*n"]:
+    """The numbers of a group in one array."""
+    if len(numbers) == 4 and numbers[0].dtype == jnp.float64:
+        # Three-point numbers only: single precision tells them apart.
+        numbers = [z.astype(jnp.float32) for z in numbers]
+    return join(numbers)
+
+
+def unpack(
+    packed: Complex[Array, "*n"], step: UInt32[Array, ""], dtype: Any, law: Law = "normal"
+) -> Float[Array, "*n"]:
+    """The numbers of one step out of those of its group."""
+    with jax.enable_x64(True):
+        place = step % jnp.uint32(group_size(dtype, law))
+        if group_size(dtype, law) == 2:
+            return jnp.where(place == 0, lax.real(packed), lax.imag(packed))
+        wide = bits(jnp.where(place < 2, lax.real(packed), lax.imag(packed)))
+        half = lax.convert_element_type(jnp.uint32(32) * (place % jnp.uint32(2)), jnp.uint64)
+        word = lax.convert_element_type(lax.shift_right_logical(wide, jnp.broadcast_to(half, wide.shape)), jnp.uint32)
+        number = lax.bitcast_convert_type(word, jnp.float32)
+        if dtype == jnp.float64:
+            root = jnp.asarray(np.sqrt(3.0), dtype)
+            number = jnp.where(number == 0, jnp.zeros_like(root), jnp.where(number > 0, root, -root))
+        return number
+
+
+def _three_point(word: UInt32[Array, "*n"], dtype: Any) -> Float[Array, "*n"]:
+    """0 and ±√3 with probabilities 2/3, 1/6 and 1/6: the moments of a normal number up to the fifth."""
+    sixth = 0x2AAAAAAB
+    root = jnp.asarray(np.sqrt(3.0), dtype)
+    high = jnp.where(word >= jnp.uint32(2**32 - sixth), root, jnp.zeros_like(root))
+    return jnp.where(word < jnp.uint32(sixth), -root, high)
 
 
 def _wide_product(a: UInt32[Array, "..."], b: int) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:

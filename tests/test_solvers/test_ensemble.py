@@ -238,7 +238,7 @@ def test_observables_merge_associatively(observable):
     parts = []
     for b, x in enumerate(blocks):
         x = jnp.asarray(x)
-        state = observable.init(t, x)
+        state = observable.init(t, x, False)
         for sample in (x, 2 * x, x - 1):
             state = observable.update(state, t, sample, jnp.arange(50) % 7 != b)
         parts.append(observable.reduce(jax.tree.map(np.asarray, state), b))

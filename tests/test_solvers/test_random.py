@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from solvers.sde.random import key_words, normals, philox, sincos_turns
+from solvers.sde import gaussian
+from solvers.sde.random import group, group_size, key_words, normals, pack, philox, philox_lanes, unpack
 
 # Known-answer vectors of Philox4x32-10, as distributed with Random123: counter, key, output.
 _known = [
@@ -44,17 +45,71 @@ def test_normals_have_the_normal_law(dtype):
         assert abs(np.mean((a**2 - 1) * (b**2 - 1))) < 4 * 2 / np.sqrt(n)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_sincos_of_turns(dtype):
-    # Every eighth turn, its neighbours, and what lies between, against float64 after an exact reduction.
-    eighths = np.arange(9, dtype=dtype) / 8
-    u = np.concatenate([eighths, np.nextafter(eighths[1:], dtype(0)), np.linspace(0, 1, 10_001, dtype=dtype)])
-    sine, cosine = sincos_turns(jnp.asarray(u))
-    quarter = np.round(4 * u.astype(np.float64))
-    x = 2 * np.pi * (u.astype(np.float64) - quarter / 4)
-    exact = np.exp(1j * x) * 1j**quarter
-    assert np.max(np.abs(np.asarray(sine) - exact.imag)) < 4 * np.finfo(dtype).eps
-    assert np.max(np.abs(np.asarray(cosine) - exact.real)) < 4 * np.finfo(dtype).eps
+def _words(count):
+    """Random 64-bit words, all multiples of an eighth of a turn and their neighbours, and both ends of the range."""
+    random = np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64)
+    eighths = np.arange(8, dtype=np.uint64) << np.uint64(61)
+    ends = np.arange(1000, dtype=np.uint64)
+    return np.concatenate([random, eighths, eighths - np.uint64(1), ends, ~ends, ends << np.uint64(32)])
+
+
+def test_logarithm_sine_and_cosine_of_bits_in_single_precision():
+    words = (_words(100_000) >> np.uint64(32)).astype(np.uint32)
+    k = (words >> 1).astype(np.float32)
+    u = (k * np.float32(2**-31) + np.float32(2**-32)).astype(np.float64)
+    log = np.asarray(jax.jit(gaussian.log_unit_32)(jnp.asarray(words)), np.float64)
+    assert np.all(log[u == 1] == 0)
+    assert np.max(np.abs(log - np.log(u)) / np.maximum(-np.log(u), 1e-12)) < 1 * 2**-23
+    sine, cosine = (np.asarray(a, np.float64) for a in jax.jit(gaussian.sincos_turn_32)(jnp.asarray(words)))
+    angle = 2 * np.pi * words.astype(np.float64) / 2**32
+    assert np.max(np.abs(sine - np.sin(angle))) < 1 * 2**-23
+    assert np.max(np.abs(cosine - np.cos(angle))) < 1 * 2**-23
+
+
+def test_logarithm_sine_and_cosine_of_bits_in_double_precision():
+    words = _words(100_000)
+    u = (words >> np.uint64(12)).astype(np.float64) * 2.0**-52 + 2.0**-53
+    log = np.asarray(jax.jit(gaussian.log_unit_64)(jnp.asarray(words)))
+    assert np.max(np.abs(log - np.log(u)) / -np.log(u)) < 2 * 2**-52
+    sine, cosine = (np.asarray(a) for a in jax.jit(gaussian.sincos_turn_64)(jnp.asarray(words)))
+    # The angle to more than double precision: a multiple of a quarter turn plus a small rest.
+    quarter = ((words >> np.uint64(61)) + np.uint64(1)) >> np.uint64(1)
+    rest = (words - (quarter << np.uint64(62))).view(np.int64).astype(np.float64) * (np.pi / 2**63)
+    exact = np.exp(1j * rest) * 1j ** quarter.astype(np.int64)
+    assert np.max(np.abs(sine - exact.imag)) < 2 * 2**-52
+    assert np.max(np.abs(cosine - exact.real)) < 2 * 2**-52
+
+
+@pytest.mark.parametrize("n", [1, 64, 1001])
+def test_the_generator_in_lanes_is_the_generator(n):
+    random = np.random.default_rng(1)
+    counter = tuple(jnp.asarray(random.integers(0, 2**32, n, dtype=np.uint32)) for _ in range(4))
+    key = jnp.uint32(0xFFFFFFFF), jnp.uint32(7)
+    lanes = jax.jit(philox_lanes)(counter, key, jnp.zeros(n, jnp.uint32))
+    assert all(np.array_equal(a, b) for a, b in zip(lanes, philox(counter, key), strict=True))
+
+
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize(("law", "dtype"), [("normal", "float32"), ("three-point", "float32"), ("normal", "float64")])
+def test_packed_numbers_are_those_of_each_step(law, dtype, x64):
+    if dtype == "float64" and not x64:
+        pytest.skip("float64 needs x64")
+    with jax.enable_x64(x64):
+        words, path, dtype = key_words(3), jnp.arange(50, dtype=jnp.uint32), jnp.dtype(dtype)
+        for step in range(9):
+            size = group_size(dtype, law)
+            numbers = group(words, path, jnp.uint32(step // size), jnp.uint32(0), dtype, law)
+            assert np.array_equal(unpack(pack(numbers), jnp.uint32(step), dtype, law), numbers[step % size])
+            assert np.array_equal(normals(words, path, jnp.uint32(step), 2, dtype, law)[:, 0], numbers[step % size])
+
+
+def test_three_point_numbers_have_five_moments_of_the_normal_law():
+    n = 1 << 18
+    for dtype in (jnp.float32, jnp.float64):
+        z = np.asarray(normals(key_words(1), jnp.arange(n, dtype=jnp.uint32), jnp.uint32(0), 4, dtype, "three-point"))
+        assert set(np.unique(z.astype(np.float32))) == {np.float32(-np.sqrt(3)), np.float32(0), np.float32(np.sqrt(3))}
+        for power, exact in enumerate([0, 1, 0, 3, 0], start=1):
+            assert abs(np.mean(z.astype(float) ** power) - exact) < 4 * np.sqrt(3.0**power / z.size)
 
 
 def test_numbers_depend_on_their_address_only():
