@@ -108,8 +108,8 @@ for study in known.values():
 # those with $j = k$ and leaves $(d-1)\,|v|^2 dt^2/2$. The order stays 1/2. Only the constant falls, by
 # $\sqrt{d/(d-1)}$: a factor 1.41 for $d = 2$, and nothing for large $d$.
 #
-# A method is a class with one step and its declared orders. `area` says which Lévy areas the step needs: for the
-# diagonal formula none. `increment.dw` is the Brownian increment $\Delta B$.
+# A method is a class with one step and its declared orders. `needs` says what the step takes of the Brownian motion:
+# the diagonal formula takes no more than `increment.dw`, the increment $\Delta B$.
 
 
 # %%
@@ -118,8 +118,8 @@ class DiagonalMilstein(sde.AbstractMethod):
     weak_order = 1.0
     calculus = "ito"
 
-    def area(self, process, x):
-        return "none"
+    def needs(self, process, x):
+        return "increment"
 
     def step(self, process, t, x, dt, increment):
         def g(y):

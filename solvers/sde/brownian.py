@@ -10,7 +10,15 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .levy import AbstractLevyArea, DirectionalArea, directional_count, matrix_count, sample_matrix
+from .levy import (
+    AbstractLevyArea,
+    DirectionalArea,
+    MatrixArea,
+    chain,
+    directional_count,
+    matrix_count,
+    sample_matrix,
+)
 
 Need = Literal["increment", "three-point", "direction", "matrix", "time", "signs"]
 
@@ -58,3 +66,16 @@ def increment(need: Need, motions: int, dt: Float[Array, ""], z: Float[Array, " 
     if need == "signs":
         return Increment(dw, signs=jnp.where(rest < 0, jnp.asarray(-1, rest.dtype), jnp.asarray(1, rest.dtype)))
     return Increment(dw)
+
+
+def joined(first: Increment, second: Increment, dt: Float[Array, ""]) -> Increment:
+    """The increment over two successive intervals, the second of length `dt`.
+
+    Signs belong to no Brownian motion: any that are independent of `dw` will do, here those of the first interval.
+    """
+    area, dz = None, None
+    if isinstance(first.area, MatrixArea) and isinstance(second.area, MatrixArea):
+        area = MatrixArea(chain(first.dw, first.area.matrix, second.dw, second.area.matrix)[1])
+    if first.dz is not None and second.dz is not None:
+        dz = first.dz + first.dw * dt + second.dz
+    return Increment(first.dw + second.dw, area, dz, first.signs)

@@ -22,16 +22,16 @@ from ..process import AbstractDiffusion
 from .brownian import Increment, Need, increment
 from .lanes import Unsupported, components, evaluate_lanes, lanes
 from .method import AbstractMethod, AbstractPostprocessed
-from .observables import AbstractObservable
+from .observables import AbstractFollower, AbstractObservable, Paths
 from .packing import bits, capacity, join, split
 from .program import Program, evaluate, hoist, trace
 from .random import Law, group, group_size, normals, pack, unpack
 from .transform import AbstractTransform
 
 # Steps in one body of the loop over lanes, at most; and how many operations they may come to: longer bodies are no
-# longer compiled to vector instructions.
+# longer compiled to vector instructions. A step of many operations gains nothing by having others in the same body.
 _strides = (16, 8, 4, 2)
-_most_operations = 2300
+_most_operations, _most_in_a_step = 2300, 285
 
 # Operations behind one random number, its share of the generator included.
 _operations_per_number = 50
@@ -57,7 +57,10 @@ class Schedule(eqx.Module):
 
 
 class Problem(eqx.Module):
-    """All that a block of paths needs to be advanced. `stride` is 0 where steps are taken one at a time."""
+    """All that a block of paths needs to be advanced.
+
+    `stride` is 0 where the step has no form in lanes. `dense` asks for the loop of single steps where it is longer.
+    """
 
     process: AbstractDiffusion
     method: AbstractMethod
@@ -69,6 +72,7 @@ class Problem(eqx.Module):
     motions: int = eqx.field(static=True)
     numbers: int = eqx.field(static=True)
     stride: int = eqx.field(static=True)
+    dense: bool = eqx.field(static=True)
 
     @property
     def law(self) -> Law:
@@ -91,11 +95,11 @@ class Block(eqx.Module):
 
 
 def best_stride(problem: Problem, x: Float[Array, " d"]) -> tuple[int, str]:
-    """How many steps one body should take, and why it is no more than one at a time where it is 0."""
+    """How many steps one body should take, and why only one where it is 1, or none in lanes where it is 0."""
     dtype, d = x.dtype, x.size
     if d > capacity(dtype):
         return 0, f"a state of dimension {d} does not fit into one array"
-    program = trace(problem.step, *_step_shapes(problem, d, dtype))
+    program = trace(problem.step, *step_shapes(problem, d, dtype))
     path = jax.ShapeDtypeStruct((64,), dtype)
     t = jax.ShapeDtypeStruct((), dtype)
 
@@ -108,14 +112,20 @@ def best_stride(problem: Problem, x: Float[Array, " d"]) -> tuple[int, str]:
         return 0, f"it uses {reason}, which has no form in lanes"
     operations = len(written.operations) + _operations_per_number * problem.numbers
     group = group_size(dtype, problem.law)
-    fitting = [s for s in _strides if s % group == 0 and s * operations <= _most_operations]
-    if not fitting:
-        return 0, f"one step takes {operations} operations"
-    return fitting[0], ""
+    if operations > _most_in_a_step:
+        return 1, f"a step has {operations} operations"
+    return next(s for s in _strides if s % group == 0 and s * operations <= _most_operations), ""
 
 
-def _step_shapes(problem: Problem, d: int, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+def step_shapes(problem: Problem, d: int, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
     return tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in ((), (d,), (problem.numbers,)))
+
+
+def observers(problem: Problem, path: UInt32[Array, " n"], exists: Bool[Array, " n"]) -> dict[str, AbstractObservable]:
+    """The observables of the problem, those that follow paths for these."""
+    schedule = problem.schedule
+    paths = Paths(problem.process, problem.transform, schedule.dt, problem.words, schedule.origin, path, exists)
+    return {k: o.following(paths) if isinstance(o, AbstractFollower) else o for k, o in problem.observe.items()}
 
 
 def start(problem: Problem, path: UInt32[Array, " n"], exists: Bool[Array, " n"], x: Float[Array, "n d"]) -> Block:
@@ -128,7 +138,7 @@ def _start(problem, path, exists, x):
     schedule = problem.schedule
     t = schedule.time(schedule.origin)
     weighted = problem.transform is not None and problem.transform.weighted
-    observed = {k: o.init(t, x, weighted) for k, o in problem.observe.items()}
+    observed = {k: o.init(t, x, weighted) for k, o in observers(problem, path, exists).items()}
     if problem.transform is not None:
         x = jax.vmap(lambda x: problem.transform.enter(x))(x)
     if isinstance(problem.method, AbstractPostprocessed):
@@ -142,9 +152,9 @@ def states(problem: Problem, block: Block, step: UInt32[Array, ""]) -> Float[Arr
     return _states(problem, block.path, step, block.x)
 
 
-def _states(problem, path, step, x):
+def _states(problem, path, step, x, stepped=False):
     x = x.T
-    if isinstance(problem.method, AbstractPostprocessed):
+    if isinstance(problem.method, AbstractPostprocessed) and not stepped:
         x = _postprocess(problem, problem.method.leave, path, step, x)
     if problem.transform is not None:
         x = jax.vmap(lambda y: problem.transform.leave(y))(x)
@@ -164,22 +174,27 @@ def advance(problem: Problem, block: Block, first: UInt32[Array, ""], steps: Int
 
 def _advance_block(problem, block, first, steps):
     schedule = problem.schedule
-    example = _step_shapes(problem, block.x.shape[0], block.x.dtype)
+    example = step_shapes(problem, block.x.shape[0], block.x.dtype)
     program = hoist(trace(problem.step, *example))
-    loop = _in_strides if problem.stride else _one_by_one
+    loop = _in_strides if problem.stride > 1 and not problem.dense else _one_by_one
     run, carry = loop(problem, program, block.path, first, block.x)
+    observables = observers(problem, block.path, block.exists)
+    followers = {k: o for k, o in observables.items() if isinstance(o, AbstractFollower)}
+    samplers = {k: o for k, o in observables.items() if k not in followers}
 
     def to_next_sample(carry):
         i, inner, observed = carry
-        ahead = schedule.until_sample(first + i.astype(jnp.uint32))
-        stop = jnp.minimum(i + ahead, steps)
+        due = i + schedule.until_sample(first + i.astype(jnp.uint32))
+        stop = jnp.minimum(i + 1 if followers else due, steps)
         # A loop of its own, whose body is the same program whether anything is observed or not: so are the bits.
         inner = run(i, stop, inner)
         now = first + stop.astype(jnp.uint32)
         # A loop of no or one turn: a branch would copy the state of the observables.
-        sampled = (stop == i + ahead).astype(jnp.int32)
-        observed = lax.fori_loop(0, sampled, lambda _, o: _sample(problem, block, o, now, state(inner)), observed)
-        return stop, inner, observed
+        sampled = (stop == due).astype(jnp.int32)
+        seen = {k: observed[k] for k in samplers}
+        seen = lax.fori_loop(0, sampled, lambda _, o: _sample(problem, block, samplers, o, now, state(inner)), seen)
+        followed = _sample(problem, block, followers, observed, now, state(inner)) if followers else {}
+        return stop, inner, seen | followed
 
     def state(carry):
         return jnp.stack(split(carry[0], block.x.shape[0])) if problem.stride else carry[0]
@@ -192,15 +207,17 @@ def _advance_block(problem, block, first, steps):
     return Block(block.path, block.exists, state(carry), observed)
 
 
-def _sample(problem: Problem, block: Block, observed: dict[str, Any], step: UInt32[Array, ""], x: Array):
+def _sample(problem: Problem, block: Block, observables: dict, observed: dict, step: UInt32[Array, ""], x: Array):
+    """The observed states after a look at all paths, all of the observables being followers or none."""
     t = problem.schedule.time(step)
     weight = jnp.all(jnp.isfinite(x), axis=0) & block.exists
-    x = _states(problem, block.path, step, x)
+    following = any(isinstance(o, AbstractFollower) for o in observables.values())
+    x = _states(problem, block.path, step, x, stepped=following)
     transform = problem.transform
     if transform is not None and transform.weighted:
         weights = jax.vmap(lambda x: transform.weight(t, x))(x)
         weight = jnp.where(weight, weights, jnp.zeros_like(weights))
-    return {k: o.update(observed[k], t, x, weight) for k, o in problem.observe.items()}
+    return {k: o.update(observed[k], t, x, weight) for k, o in observables.items()}
 
 
 def _in_strides(problem: Problem, program: Program, path, first, x):
@@ -249,7 +266,7 @@ def _lane_step(program: Program, t, xs: list, zs: list) -> list:
 
 def _one_by_one(problem: Problem, program: Program, path, first, x):
     """A function that takes the steps from i to stop one at a time, and what it starts from: the state and numbers."""
-    dtype, law = x.dtype, problem.law
+    d, dtype, law = x.shape[0], x.dtype, problem.law
     size = group_size(dtype, law)
     shape = (problem.numbers, path.size)
 
@@ -265,16 +282,11 @@ def _one_by_one(problem: Problem, program: Program, path, first, x):
             until = jnp.int32(size) - (step % jnp.uint32(size)).astype(jnp.int32)
             end = jnp.minimum(i + until, stop)
 
-            before = x
-
             def one_step(i, x):
                 step = first + i.astype(jnp.uint32)
-                t = problem.schedule.time(step)
-                z = unpack(packed, step, dtype, law)
-                return jax.vmap(lambda x, z: evaluate(program, t, x, z)[0], in_axes=1, out_axes=1)(x, z)
+                return _one_step(problem, program, step, x, unpack(packed, step, dtype, law), d)
 
             x = lax.fori_loop(i, end, one_step, x)
-            x = jnp.where(jnp.isfinite(before), x, before)
             # Drawn as soon as the last group is used up, as part of the loop's state: computed once, where XLA would
             # otherwise compute the numbers anew for each use. No turn or one, where a branch would copy.
             used = (end == i + until).astype(jnp.int32)
@@ -284,7 +296,18 @@ def _one_by_one(problem: Problem, program: Program, path, first, x):
 
         return lax.while_loop(lambda carry: carry[0] < stop, to_end_of_group, (i, *carry))[1:]
 
-    return run, (x, draw(first))
+    return run, (join(list(x)) if problem.stride else x, draw(first))
+
+
+def _one_step(problem: Problem, program: Program, step, x: Array, z: Float[Array, "numbers n"], d: int) -> Array:
+    t = problem.schedule.time(step)
+    if problem.stride:
+        xs = split(x, d)
+        return join(
+            [jnp.where(jnp.isfinite(a), b, a) for a, b in zip(xs, _lane_step(program, t, xs, list(z)), strict=True)]
+        )
+    new = jax.vmap(lambda x, z: evaluate(program, t, x, z)[0], in_axes=1, out_axes=1)(x, z)
+    return jnp.where(jnp.isfinite(x), new, x)
 
 
 class _Fast:
@@ -292,7 +315,8 @@ class _Fast:
 
     def __init__(self, fn: Callable):
         self.plain = eqx.filter_jit(fn)
-        self.wide = eqx.filter_jit(fn, compiler_options={"xla_cpu_prefer_vector_width": 512})
+        options = {"xla_cpu_prefer_vector_width": 512}
+        self.wide = eqx.filter_jit(fn, compiler_options=options)  # pyright: ignore[reportCallIssue]
         self.refused = False
 
     def __call__(self, *args: Any) -> Any:

@@ -5,7 +5,9 @@ Together with increments that have an address (`random`) this makes every path a
 bits do not depend on chunks, devices, segments or on what is observed.
 """
 
+import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,16 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Inexact
+from jaxtyping import Array, Float, Inexact
 
 from ..process import AbstractDiffusion, noise_structure
 from .brownian import numbers_per_step
+from .checkpoint import Store
 from .clock import Clock, make_schedule
-from .engine import Block, Problem, advance, best_stride, start, states
+from .engine import Problem, advance, best_stride, start
+from .fingerprint import identity
 from .method import AbstractMethod, check_method
-from .observables import AbstractObservable
+from .observables import AbstractFollower, AbstractObservable
 from .progress import Progress
 from .random import key_words
+from .run import Run, longest_segment
 from .transform import unwrapped
 
 # Numbers of one block that are in flight in a step: enough to be fast, few enough to stay in cache.
@@ -35,14 +40,11 @@ _block_sizes = (64, 1 << 14)
 # that several cores can share evenly.
 _block_unit, _block_share = 64, 4
 
+# Steps on which strides and single steps must agree to be exchanged.
+_steps_compared = 128
+
 # Numbers of state and observables held on the device at a time, unless `chunk` says otherwise.
 _chunk_numbers = 1 << 24
-
-# How long a call into compiled code may take before Python is asked for Ctrl-C and progress again, in seconds, and
-# how many steps it may count at most: a block's int32 counters must not overflow.
-_segment_seconds = 0.5
-_first_segment = 64
-_longest_segment = 1 << 16
 
 
 class Ensemble(eqx.Module):
@@ -50,7 +52,9 @@ class Ensemble(eqx.Module):
 
     `final` holds the paths at `t1`, shape (n, d), NaN for paths that became non-finite; `nonfinite` counts those.
     `ts`, `xs` hold every path at the times of `save_at`, shapes (s,) and (s, n, d). `ensemble["name"]` is the result
-    of the observable of that name. `engine` says how steps were compiled, and why not in the fastest way.
+    of the observable of that name. `engine` says how steps were compiled, and why not in the fastest way. `complete` is
+    False if Ctrl-C ended the run: the result then holds the paths that were through, or if none were, all paths that
+    were being run, after `steps` steps.
     """
 
     final: Inexact[np.ndarray, "n d"]
@@ -62,6 +66,7 @@ class Ensemble(eqx.Module):
     engine: str
     dt: float
     steps: int
+    complete: bool
     seconds: float
 
     def __getitem__(self, name: str) -> Any:
@@ -77,6 +82,8 @@ class Ensemble(eqx.Module):
             f"{self.seconds:.2f} s, {rate:.3g} path-steps/s",
             self.engine,
         ]
+        if not self.complete:
+            lines.append(f"interrupted: {n} paths after {self.steps} steps are all there is")
         if self.nonfinite:
             lines.append(f"{self.nonfinite} paths became non-finite: statistics of the others are biased")
         lines += [f"{name}: {value}" for name, value in self.observed.items()]
@@ -100,7 +107,7 @@ def simulate(
     chunk: int | None = None,
     segment: int | None = None,
     mesh: Mesh | None = None,
-    checkpoint: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     throw: bool = True,
 ) -> Ensemble:
@@ -110,7 +117,7 @@ def simulate(
     in `save_at` must be whole numbers of steps from `t0`. `key` is a `jax.random.key`, or a seed.
 
     Observables in `observe` sample every `every`-th step once `burn_in` time units have passed since `t0`; with
-    `burn_in=0` the first sample is taken after `every` steps.
+    `burn_in=0` the first sample is taken after `every` steps. `FirstPassage` looks at every step, from the first on.
 
     The result is the same to the last bit, on one platform and one set of versions, for every `chunk` (paths held in
     memory at a time), `segment` (steps between two returns to Python), `mesh` (devices over which paths are divided),
@@ -119,17 +126,27 @@ def simulate(
     step), and steps are counted from time 0. For the same reason a run that is to be independent of another needs
     another key; a continuation with another `dt` is such a run.
 
+    `checkpoint` names a directory, new or from an earlier call. Every ten seconds and at the end the run is saved
+    there; the same call goes on from what it finds, with the same bits as without interruption, on any number of
+    devices. Several processes may make the same call with the same directory at once, on one machine or on several
+    that share it: they divide the blocks of paths among them, and all return the whole result. A directory of another
+    run is refused with what differs.
+
+    Ctrl-C returns what there is, see `Ensemble.complete`; a second one raises `KeyboardInterrupt` at once. SIGTERM
+    saves a checkpoint first, if there is to be one.
+
     `progress` shows a line on standard error; by default only if that is a terminal. Raises `ValueError` or
     `TypeError` for arguments that do not fit, and `FloatingPointError` if any path became non-finite, unless
     `throw=False`: then these paths stop counting, are reported in `nonfinite`, and the rest is a biased sample.
     """
-    if checkpoint is not None:
-        raise NotImplementedError("`checkpoint` is not available yet: leave it out, and save `final` yourself.")
     x0 = _initial_states(x0, paths)
+    n, d = x0.shape
     clock = Clock(t0, t1, dt)
-    schedule = make_schedule(clock, burn_in, every, bool(observe), jnp.asarray(x0[:1]).dtype)
     saves = clock.steps_at("save_at", save_at)
     points = jnp.asarray(x0[:_most_points_probed])
+    observe = _checked_observables(observe, points)
+    following = {k for k, o in observe.items() if isinstance(o, AbstractFollower)}
+    schedule = make_schedule(clock, burn_in, every, len(observe) > len(following), points.dtype)
     name = _name(method)
     process, method, transform = unwrapped(process, method, points)
     check_method(method)
@@ -141,184 +158,52 @@ def simulate(
         process=process,
         method=method,
         transform=transform,
-        observe=_checked_observables(observe),
+        observe=observe,
         schedule=schedule,
         words=key_words(key),
         need=need,
         motions=motions,
         numbers=numbers_per_step(need, motions, clock.dt),
         stride=0,
+        dense=False,
     )
     stride, reason = best_stride(problem, points[0])
     problem = dataclasses.replace(problem, stride=stride)
-    engine = f"{stride} steps at a time" if stride else f"one step at a time: {reason}"
-    run = _Run(problem, clock, x0, saves, _devices(mesh), _segment_length(segment), throw, name, engine)
+    if stride > 1 and ((observe and every < stride) or following):
+        problem, reason = _single_steps(problem, x0, clock)
+    engine = f"one step at a time: {reason}" if reason else f"{stride} steps at a time"
+    block = _block_size(n, d, problem.numbers)
+    store = None
+    if checkpoint is not None:
+        store = Store(checkpoint, identity(problem, name, clock, x0, block, saves))
+    run = Run(problem, clock, x0, saves, block, _devices(mesh, checkpoint), _segment_length(segment), throw, store)
     began = time.perf_counter()
     run.through(_chunk_blocks(run, chunk), Progress(progress, clock.steps * len(x0)))
-    return run.result(time.perf_counter() - began)
+    return _result(run, name, engine, time.perf_counter() - began)
 
 
-class _Run:
-    """One simulation on the host: chunks of blocks, segments of steps, and what has come back from them."""
-
-    def __init__(self, problem, clock, x0, saves, devices, segment, throw, name, engine):
-        self.clock, self.x0, self.saves = clock, x0, saves
-        self.problem, self.segment, self.throw = problem, segment, throw
-        self.name, self.engine = name, engine
-        self.copies = [(device, _placed(problem, device)) for device in devices] or [(None, problem)]
-        n, d = x0.shape
-        self.block = _block_size(n, d, problem.numbers)
-        self.final = np.empty(x0.shape, x0.dtype)
-        self.xs = np.empty((len(saves), *x0.shape), x0.dtype)
-        self.totals: dict[str, Any] = {}
-
-    def through(self, blocks_at_a_time: int, progress: "Progress") -> None:
-        """Runs all paths, so many blocks at a time."""
-        blocks = range(-(-len(self.x0) // self.block))
-        for first in range(0, len(blocks), blocks_at_a_time):
-            self._chunk([_BlockRun(self, b) for b in blocks[first : first + blocks_at_a_time]], progress)
-        progress.close()
-
-    def result(self, seconds: float) -> Ensemble:
-        saved = len(self.saves) > 0
-        return Ensemble(
-            final=self.final,
-            ts=np.array([self.clock.time(s) for s in self.saves]) if saved else None,
-            xs=self.xs if saved else None,
-            observed={k: o.result(self.totals[k]) for k, o in self.problem.observe.items()},
-            nonfinite=int(np.sum(np.isnan(self.final).any(axis=1))),
-            method=self.name,
-            engine=self.engine,
-            dt=self.clock.dt,
-            steps=self.clock.steps,
-            seconds=seconds,
-        )
-
-    def _chunk(self, blocks: "list[_BlockRun]", progress: "Progress") -> None:
-        done, length = 0, self.segment or _first_segment
-        for stop in [*self.saves, self.clock.steps]:
-            while done < stop:
-                steps = min(length, stop - done)
-                began = time.perf_counter()
-                for block in blocks:
-                    block.advance(done, steps)
-                for block in blocks:
-                    block.collect()
-                bad = [block for block in blocks if block.nonfinite > 0]
-                if self.throw and bad:
-                    raise FloatingPointError(self._why(bad, done, steps))
-                done += steps
-                progress.add(steps * sum(b.count for b in blocks))
-                if self.segment is None and time.perf_counter() - began < _segment_seconds / 2:
-                    length = min(2 * length, _longest_segment)
-            if stop in self.saves:
-                for block in blocks:
-                    self.xs[self.saves.index(stop), block.rows] = block.states(stop)
-        for block in blocks:
-            self.final[block.rows] = block.states(self.clock.steps)
-            self._merge(block)
-
-    def _merge(self, block: "_BlockRun") -> None:
-        for name, observable in self.problem.observe.items():
-            part = observable.reduce(block.observed(name), block.number)
-            seen = name in self.totals
-            self.totals[name] = observable.merge(self.totals[name], part) if seen else part
-
-    def _why(self, blocks: "list[_BlockRun]", done: int, steps: int) -> str:
-        """What happened in the step that first made a path non-finite, found by going back to the segment's start."""
-        first, guilty = steps, blocks[0]
-        for block in blocks:
-            if block.bad_after(done, first).any():
-                low, first, guilty = 0, first, block
-                while low < first - 1:
-                    middle = (low + first) // 2
-                    low, first = (low, middle) if block.bad_after(done, middle).any() else (middle, first)
-                first -= 1
-        path = guilty.rows.start + int(np.argmax(guilty.bad_after(done, first + 1)))
-        before = done + first
-        x = jnp.asarray(guilty.states_after(done, first)[path - guilty.rows.start])
-        y = x if self.problem.transform is None else self.problem.transform.enter(x)
-        t = jnp.asarray(self.clock.time(before), x.dtype)
-        drift = np.asarray(self.problem.process.drift(t, y))
-        noise = np.asarray(self.problem.process.noise(t, y).mv(jnp.ones(self.problem.motions, x.dtype)))
-        if np.any(np.isnan(drift)) or np.any(np.isnan(noise)):
-            cause = (
-                f"There `drift(t, x)` is {drift} and `noise(t, x)` times ones is {noise}. A common cause is the square "
-                "root of a negative number, as for a negative loss under loss-proportional noise: add a constant to it."
-            )
-        else:
-            cause = (
-                f"There max |drift|·dt is {np.max(np.abs(drift)) * self.clock.dt:.3g} against max |x| = "
-                f"{np.max(np.abs(x)):.3g}: the step is too long. Use a smaller `dt`."
-            )
-        return (
-            f"{sum(b.nonfinite for b in blocks)} of {len(self.x0)} paths became non-finite, the first in the step from "
-            f"t={self.clock.time(before):g} (step {before + 1}, path {path}), from x={np.asarray(x)}. {cause} "
-            "With `throw=False` the other paths are kept, but they are a biased sample."
-        )
-
-
-class _BlockRun:
-    """One block on its way through the run: its device state, and its counters in 64 bits on the host."""
-
-    def __init__(self, run: _Run, number: int):
-        self.run, self.number = run, number
-        first = number * run.block
-        self.count = min(run.block, len(run.x0) - first)
-        self.rows = slice(first, first + self.count)
-        self.device, self.problem = run.copies[number % len(run.copies)]
-        x = np.concatenate([run.x0[self.rows], np.repeat(run.x0[:1], run.block - self.count, axis=0)])
-        path = (first + np.arange(run.block)).astype(np.uint32)
-        self.state = start(self.problem, *jax.device_put((path, np.arange(run.block) < self.count, x), self.device))
-        self.before, self.nonfinite = self.state, 0
-        observed = self.state.observed
-        self.counters = {k: jax.tree.map(lambda c: np.zeros(c.shape, np.int64), observed[k][0]) for k in observed}
-
-    def advance(self, done: int, steps: int) -> None:
-        """Sends the next steps on their way; does not wait for them."""
-        self.before = self.state
-        self.state = self._after(done, steps)
-
-    def collect(self) -> None:
-        """Waits for the steps, and takes what must not stay on the device."""
-        self.nonfinite = int(np.sum(_nonfinite(self.state)))
-        observed = self.state.observed
-        self.counters = {
-            k: jax.tree.map(lambda total, c: total + np.asarray(c), self.counters[k], observed[k][0]) for k in observed
-        }
-        cleared = {k: (jax.tree.map(jnp.zeros_like, counters), running) for k, (counters, running) in observed.items()}
-        self.state = eqx.tree_at(lambda b: b.observed, self.state, cleared)
-
-    def states(self, step: int) -> Inexact[np.ndarray, "n d"]:
-        """The states of the paths after so many steps, which have just been done; NaN where not finite."""
-        return self._states(self.state, step)
-
-    def bad_after(self, done: int, steps: int) -> Bool[np.ndarray, " n"]:
-        """Which paths are not finite so many steps after the start of the segment."""
-        return np.asarray(_nonfinite(self._after(done, steps)))[: self.count]
-
-    def states_after(self, done: int, steps: int) -> Inexact[np.ndarray, "n d"]:
-        return self._states(self._after(done, steps), done + steps)
-
-    def observed(self, name: str) -> tuple[Any, Any]:
-        return self.counters[name], jax.tree.map(np.asarray, self.state.observed[name][1])
-
-    def _after(self, done: int, steps: int) -> Block:
-        if steps == 0:
-            return self.before
-        span = np.uint32(self.run.clock.origin + done), np.int32(steps)
-        return advance(self.problem, self.before, *jax.device_put(span, self.device))
-
-    def _states(self, block: Block, step: int) -> Inexact[np.ndarray, "n d"]:
-        now = jax.device_put(np.uint32(self.run.clock.origin + step), self.device)
-        x = np.array(states(self.problem, block, now))[: self.count]
-        x[~np.isfinite(x).all(axis=1)] = np.nan
-        return x
-
-
-@jax.jit
-def _nonfinite(block: Block) -> Bool[Array, " n"]:
-    return block.exists & ~jnp.all(jnp.isfinite(block.x), axis=0)
+def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
+    final, clock = run.final[run.rows], run.clock
+    saves = [k for k, step in enumerate(run.saves) if step <= run.reached]
+    observed = {}
+    for k, observable in run.problem.observe.items():
+        # An interrupt may come before the first sample.
+        with contextlib.suppress(*([FloatingPointError] if run.reached < clock.steps else [])):
+            if k in run.totals:
+                observed[k] = observable.result(run.totals[k])
+    return Ensemble(
+        final=final,
+        ts=np.array([clock.time(run.saves[k]) for k in saves]) if run.saves else None,
+        xs=run.xs[saves][:, run.rows] if run.saves else None,
+        observed=observed,
+        nonfinite=int(np.sum(np.isnan(final).any(axis=1))),
+        method=name,
+        engine=engine,
+        dt=clock.dt,
+        steps=run.reached,
+        complete=run.reached == clock.steps and bool(run.rows.all()),
+        seconds=seconds,
+    )
 
 
 def _block_size(n: int, d: int, numbers: int) -> int:
@@ -330,6 +215,26 @@ def _block_size(n: int, d: int, numbers: int) -> int:
         blocks = -(-blocks // _block_share) * _block_share
     share = -(-n // blocks)
     return max(16, -(-share // _block_unit) * _block_unit if share > _block_unit else 1 << (share - 1).bit_length())
+
+
+def _single_steps(problem: Problem, x0: np.ndarray, clock: Clock) -> tuple[Problem, str]:
+    """The problem with steps taken one at a time, if that gives the same bits: as it is where states are seen often.
+
+    In strides, steps between samples that are closer than a stride would be computed in vain. Both loops do the same
+    arithmetic; whether the compiler rounds it in the same places is found out on the first block of paths.
+    """
+    single = dataclasses.replace(problem, dense=True)
+    n, d = x0.shape
+    block = _block_size(n, d, problem.numbers)
+    rows = np.resize(x0, (block, d)) if n < block else x0[:block]
+    path, exists = jnp.arange(block, dtype=jnp.uint32), jnp.ones(block, bool)
+    span = jnp.uint32(clock.origin), jnp.int32(min(_steps_compared, clock.steps))
+    ends = []
+    for p in (single, dataclasses.replace(problem, observe={})):
+        ends.append(np.asarray(advance(p, start(p, path, exists, jnp.asarray(rows)), *span).x))
+    if np.array_equal(*ends, equal_nan=True):
+        return single, "states are seen often"
+    return problem, ""
 
 
 def _name(method: Any) -> str:
@@ -362,7 +267,7 @@ def _initial_states(x0: Any, paths: int | None) -> np.ndarray:
     return x0
 
 
-def _checked_observables(observe: Any) -> dict[str, AbstractObservable]:
+def _checked_observables(observe: Any, x: Float[Array, "n d"]) -> dict[str, AbstractObservable]:
     if not isinstance(observe, Mapping | None):
         raise TypeError(
             f"`observe` must be a dictionary of observables, as in {{'x': sde.Moments()}}, got {observe!r}."
@@ -374,29 +279,36 @@ def _checked_observables(observe: Any) -> dict[str, AbstractObservable]:
                 f"`observe[{name!r}]` must be an observable such as `sde.Moments()`, got {observable!r}. "
                 "For a function, write `sde.Moments(fn)`."
             )
+        if isinstance(observable, AbstractFollower):
+            observable.check(x)
     return observe
 
 
-def _placed(problem: Problem, device: Any) -> Problem:
-    arrays, rest = eqx.partition(problem, eqx.is_array)
-    return eqx.combine(jax.device_put(arrays, device), rest)
-
-
-def _devices(mesh: Mesh | None) -> list:
+def _devices(mesh: Mesh | None, checkpoint: Any) -> list:
+    """The devices of this process in the mesh; other processes have theirs, and share the work through checkpoints."""
     if mesh is None:
         return []
     if not isinstance(mesh, Mesh):
         raise TypeError(f'`mesh` must be a `jax.sharding.Mesh`, as from jax.make_mesh((2,), ("paths",)), got {mesh!r}.')
-    return list(mesh.devices.flat)
+    devices = list(mesh.devices.flat)
+    local = [d for d in devices if d.process_index == jax.process_index()]
+    if not local:
+        raise ValueError("`mesh` must hold at least one device of this process, but all are those of others.")
+    if len(local) < len(devices) and checkpoint is None:
+        raise ValueError(
+            "`mesh` holds devices of other processes, which share the work through files: give all of them the same "
+            "`checkpoint`, a directory that all can read and write."
+        )
+    return local
 
 
 def _segment_length(segment: int | None) -> int | None:
-    if segment is not None and (int(segment) != segment or not 0 < segment <= _longest_segment):
-        raise ValueError(f"`segment` must be a whole number of steps from 1 to {_longest_segment}, got {segment}.")
+    if segment is not None and (int(segment) != segment or not 0 < segment <= longest_segment):
+        raise ValueError(f"`segment` must be a whole number of steps from 1 to {longest_segment}, got {segment}.")
     return segment
 
 
-def _chunk_blocks(run: _Run, chunk: int | None) -> int:
+def _chunk_blocks(run: Run, chunk: int | None) -> int:
     """Blocks to hold at a time: as many as `chunk` paths need, and at least one a device."""
     if chunk is not None and (int(chunk) != chunk or chunk < 1):
         raise ValueError(f"`chunk` must be a positive whole number of paths, got {chunk}.")

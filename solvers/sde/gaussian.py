@@ -42,7 +42,7 @@ _sine_64 = tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(1, 9))
 _cosine_64 = tuple((-1) ** k / math.factorial(2 * k) for k in range(2, 9))
 
 _root_half_32, _exponent_32 = 0x3F3504F3, 0xFF800000
-_root_half_64, _exponent_64 = 0x3FE6A09E667F3BCD, 0xFFF0000000000000
+_root_half_64, _exponent_64 = 0x3FE6A09E667F3BCD, -(1 << 52)
 
 
 def box_muller_32(a: UInt32[Array, "*n"], b: UInt32[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
@@ -94,10 +94,10 @@ def sincos_turn_32(bits: UInt32[Array, "*n"]) -> tuple[Float[Array, "*n"], Float
 def log_unit_64(bits: Array) -> Float[Array, "*n"]:
     """log u of u = (k + ½) / 2⁵², where k are the upper 52 bits."""
     u = (bits >> 12).astype(jnp.int64).astype(jnp.float64) * 2.0**-52 + 2.0**-53
-    u_bits = lax.bitcast_convert_type(u, jnp.uint64)
-    e_bits = (u_bits - jnp.uint64(_root_half_64)) & jnp.uint64(_exponent_64)
+    u_bits = lax.bitcast_convert_type(u, jnp.int64)
+    e_bits = (u_bits - jnp.int64(_root_half_64)) & jnp.int64(_exponent_64)
     m = lax.bitcast_convert_type(u_bits - e_bits, jnp.float64)
-    e = lax.bitcast_convert_type(e_bits, jnp.int64).astype(jnp.float64) * 2.0**-52
+    e = e_bits.astype(jnp.float64) * 2.0**-52
     s = (m - 1) / (m + 1)
     s2 = s * s
     return e * math.log(2) + 2 * (s + s * s2 * _polynomial(s2, _atanh_64))

@@ -14,7 +14,7 @@ class AbstractMethod(eqx.Module):
     """A one-step integrator for dX = b dt + G dB.
 
     `strong_order` and `weak_order` hold for smooth coefficients with bounded derivatives; `calculus` says how the
-    method reads G dB. The orders are declared here and nowhere else.
+    method reads G dB. The orders are declared here and nowhere else; NaN is an order that nobody declares.
     """
 
     strong_order: eqx.AbstractClassVar[float]
@@ -76,3 +76,12 @@ def check_method(method: Any) -> None:
     """`TypeError` for anything but an integrator: its class, its name or another object."""
     if not isinstance(method, AbstractMethod):
         raise TypeError(f"`method` must be an integrator such as `sde.EulerMaruyama()`, got {method!r}.")
+
+
+def check_noise(noise: Any) -> None:
+    """`ValueError` for anything but the kinds of noise that a weak method may step with."""
+    if noise not in ("normal", "three-point"):
+        raise ValueError(
+            f'`noise` must be "normal", or "three-point" for increments that take the values 0 and ±√(3 dt) only, '
+            f"got {noise!r}."
+        )

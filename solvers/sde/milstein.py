@@ -5,19 +5,15 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jaxtyping import Array, Float
 
-from ..process import AbstractDiffusion, noise_structure
+from ..process import noise_structure
 from .levy import AbstractLevyArea, MatrixArea
 from .method import AbstractMethod
+from .probing import is_separable
 
 # The Lévy area of m motions costs m² numbers a step, and the derivatives of G cost m times one evaluation of it.
 _most_motions = 32
-
-# How far from the given states, in units of their size, the noise is probed for its dependence on x.
-_probe_scales = (0.1, 1.0, 10.0)
-_probes = 64
 
 
 class Milstein(AbstractMethod):
@@ -46,7 +42,7 @@ class Milstein(AbstractMethod):
             return "increment"
         if kind == "isotropic":
             return "direction"
-        if kind == "diagonal" and _is_separable(process, x):
+        if kind == "diagonal" and is_separable(process, x):
             return "increment"
         if m > _most_motions:
             raise ValueError(
@@ -127,19 +123,3 @@ def _area(increment) -> AbstractLevyArea:
             "studies supply it; for a single step, pass Increment(dw, area) of the kind that `Milstein().needs` names."
         )
     return increment.area
-
-
-def _is_separable(process: AbstractDiffusion, x: Float[Array, "n d"]) -> bool:
-    """Whether the i-th entry of a diagonal G depends on x_i alone, at many states around the given ones and times.
-
-    Dependence that begins only far from there, behind a `jnp.where`, is not seen.
-    """
-    random = np.random.default_rng(0)
-    centres = np.asarray(x, dtype=np.float64)[random.integers(len(x), size=_probes)]
-    scale = (1 + np.abs(centres)) * random.choice(_probe_scales, size=(_probes, 1))
-    points = jnp.asarray(centres + scale * random.normal(size=centres.shape), x.dtype)
-    times = jnp.asarray(10.0 ** random.uniform(-2, 2, size=_probes) * (random.random(_probes) > 0.2), x.dtype)
-    slopes = jax.jit(jax.vmap(lambda t, y: jax.jacfwd(lambda y: lx.diagonal(process.noise(t, y)))(y)))(times, points)
-    off_diagonal = slopes * (1 - jnp.eye(x.shape[1], dtype=x.dtype))
-    # NaN from a probe outside the domain of the noise counts as dependence: the general formula is always right.
-    return bool(jnp.all(off_diagonal == 0))

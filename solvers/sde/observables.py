@@ -13,11 +13,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from .._tracing import traceable
 from ..density import Density
 from ..grid import Grid
+from ..process import AbstractDiffusion
+from .transform import AbstractTransform
 
 
 class AbstractObservable(eqx.Module):
@@ -52,6 +54,38 @@ class AbstractObservable(eqx.Module):
     @abc.abstractmethod
     def result(self, total: Any) -> Any:
         """What the user gets."""
+
+
+class Paths(eqx.Module):
+    """What the paths of a block are, apart from their states.
+
+    A variable y is stepped as a path of `process`, by `dt` at a time; the state is x = `transform.leave(y)`, or y
+    itself. `words`, `path` and the number `origin` of the first step address random numbers, see `random`.
+    """
+
+    process: AbstractDiffusion
+    transform: AbstractTransform | None
+    dt: Float[Array, ""]
+    words: UInt32[Array, "2"]
+    origin: UInt32[Array, ""]
+    path: UInt32[Array, " n"]
+    exists: Bool[Array, " n"]
+
+
+class AbstractFollower(AbstractObservable):
+    """An observable that follows each path from step to step: `update` comes after every step from the start on.
+
+    It does not ask for `every` and `burn_in`, and sees what the method steps, in the coordinates of the state: what
+    methods that look at another variable show elsewhere is no path of the process.
+    """
+
+    @abc.abstractmethod
+    def check(self, x: Float[Array, "n d"]) -> None:
+        """Raises `ValueError` or `TypeError` if this can't be observed from typical starting points `x`."""
+
+    @abc.abstractmethod
+    def following(self, paths: Paths) -> "AbstractFollower":
+        """This observable for the paths of a block: what `init` and `update` are called of."""
 
 
 class MomentsResult(eqx.Module):

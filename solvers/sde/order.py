@@ -1,9 +1,11 @@
 """Order studies: how fast a method's error falls with the step, measured with error bars.
 
 Every step size is driven by the same Brownian paths: a coarse step takes the sum of the fine increments, and its Lévy
-area by Chen's relation. The interval of the fitted order comes from how much the fit varies between groups of paths.
+area by Chen's relation. Weak methods whose numbers follow no Brownian motion get independent ones at each step size.
+The interval of the fitted order comes from how much the fit varies between groups of paths.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,13 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 from scipy import optimize, stats
 
 from ..process import AbstractDiffusion, noise_structure
-from .brownian import Increment, Need, increment, numbers_per_step
-from .levy import MatrixArea, chain
-from .method import AbstractMethod, check_method
+from .brownian import Need, increment, joined, numbers_per_step
+from .method import AbstractMethod, AbstractPostprocessed, check_method
 from .milstein import Milstein
 from .random import key_words, normal_pairs, unpaired
 
@@ -28,6 +29,16 @@ _refinement = {"strong": 32, "weak": 16}
 # Groups of paths between which the fitted order varies; and paths computed at a time.
 _groups = 32
 _block = 4096
+
+# What the increments of one path are drawn with, for each need; what several needs have in common is a path. A sampled
+# direction is good for one step only, where here all steps must see parts of one area.
+_drawn: dict[Need, Need] = {"increment": "increment", "direction": "matrix", "matrix": "matrix", "time": "time"}
+
+# A standard normal number is as often beyond this as a three-point one is not 0: with probability 1/3.
+_three_point_bound = float(stats.norm.ppf(5 / 6))
+
+# The method of each level, and its step as a multiple of the finest.
+_Methods = Sequence[tuple[AbstractMethod, int]]
 
 _whole = 1e-6
 
@@ -87,15 +98,23 @@ def strong_order(
     `exact(x0, t, w)` is the solution at time t as a function of the start (d,) and of the Brownian motion at that time,
     shape (m,). Without it the errors are measured against the method `reference` at 1/32 of the smallest step, by
     default this method itself, or `Milstein` if this method declares a strong order below 1. The error of the reference
-    then biases the order upward by about 0.02 at most. Lévy areas are sampled at the finest step and handed up, so that
-    every step size sees those of the same path.
+    then biases the order upward by about 0.02 at most. Lévy areas and time integrals are sampled at the finest step and
+    handed up, so that every step size sees those of the same path.
 
-    Each of `dts` must divide `t1` and be a multiple of the smallest. `x0` is one point, shape (d,).
+    Each of `dts` must divide `t1` and be a multiple of the smallest. `x0` is one point, shape (d,). Raises `ValueError`
+    for a method with three-point numbers or signs: these follow no Brownian motion.
     """
     x0, ladder = _point(x0), _ladder(dts, t1, 1 if exact else _refinement["strong"])
     if reference is None:
         reference = method if method.strong_order >= 1 else Milstein()
-    x, w = _coupled(process, method, None if exact else reference, x0, ladder, key, paths)
+    methods = _methods(method, None if exact else reference, ladder)
+    need = _common_need(process, methods, x0)
+    if need not in _drawn:
+        raise ValueError(
+            f"A strong order compares solutions for one Brownian motion, but the {need} numbers of "
+            f"`{type(method).__name__}` follow none. Use `weak_order`."
+        )
+    x, w = _coupled(process, methods, need, x0, ladder, key, paths)
     if exact is None:
         target, name = x[0], f"{type(reference).__name__} at dt={ladder.finest:g}"
     else:
@@ -123,9 +142,23 @@ def weak_order(
     fit accounts for the reference's own error by the model C (dt^order - dt_ref^order).
 
     Each of `dts` must divide `t1` and be a multiple of the smallest. `x0` is one point, shape (d,).
+
+    All step sizes follow the same Brownian paths, except for methods with three-point numbers or signs, which can't be
+    summed to those of a longer step: they get independent numbers at each step size, so that the sampling error of a
+    difference is larger, and `exact` must be a number.
     """
     x0, ladder = _point(x0), _ladder(dts, t1, 1 if exact is not None else _refinement["weak"])
-    x, w = _coupled(process, method, None if exact is not None else method, x0, ladder, key, paths)
+    methods = _methods(method, None if exact is not None else method, ladder)
+    need = _common_need(process, methods, x0)
+    if need in _drawn:
+        x, w = _coupled(process, methods, need, x0, ladder, key, paths)
+    elif callable(exact):
+        raise ValueError(
+            f"`exact` must be the number E φ(X(t1)): the {need} numbers of `{type(method).__name__}` follow no "
+            "Brownian motion at which a solution could be evaluated."
+        )
+    else:
+        x, w = _independent(process, methods, need, x0, ladder, key, paths), np.empty((paths, 0))
     values = np.asarray(jax.jit(jax.vmap(jax.vmap(functional)))(jnp.asarray(x)), dtype=np.float64)
     if values.ndim != 2:
         raise ValueError(f"`functional(x)` must return a scalar, got shape {values.shape[2:]}.")
@@ -178,31 +211,61 @@ def _solution(exact: Callable, x0: np.ndarray, t1: float, w: np.ndarray) -> np.n
     return x
 
 
-def _coupled(process, method, reference, x0, ladder: _Ladder, key, paths: int):
+def _methods(method, reference, ladder: _Ladder) -> _Methods:
+    """The reference first, if there is one."""
+    check_method(method)
+    return ([(reference, 1)] if reference else []) + [(method, ratio) for ratio in ladder.ratios]
+
+
+def _common_need(process: AbstractDiffusion, methods: _Methods, x0: Float[np.ndarray, " d"]) -> Need:
+    """What to draw so that each level finds what it needs in it."""
+    point = jnp.asarray(x0)[None]
+    common: Need = "increment"
+    for method in {id(method): method for method, _ in methods}.values():
+        need: Need = method.needs(process, point)
+        need = _drawn.get(need, need)
+        # Increments are part of every other need.
+        if common not in ("increment", need) and need != "increment":
+            raise ValueError(
+                f"The method and its reference need {common!r} and {need!r} of the Brownian motion, which are not "
+                "drawn together. Pass a `reference` with the needs of the method, such as the method itself, or an "
+                "`exact` solution."
+            )
+        common = common if need == "increment" else need
+    return common
+
+
+def _coupled(process, methods: _Methods, need: Need, x0, ladder: _Ladder, key, paths: int):
     """End points of every level, shape (levels, paths, d), the reference's first, and W(t1), shape (paths, m)."""
+    _, m = noise_structure(process, jnp.asarray(x0))
+    # Coarse areas are made of fine ones, all levels of the same: one Fourier term is enough at the finest step.
+    numbers = numbers_per_step(need, m, np.inf)
+    levels = _Levels(process, tuple(one for one, _ in methods), tuple(ratio for _, ratio in methods), need, m, numbers)
+    words, dt = key_words(key), jnp.asarray(ladder.finest, x0.dtype)
+    ends = [_integrate(levels, words, path, jnp.asarray(x0), dt, ladder.steps) for path in _blocks(paths)]
+    xs, ws = ([np.asarray(part) for part in parts] for parts in zip(*ends, strict=True))
+    return np.concatenate(xs, axis=1)[:, :paths], np.concatenate(ws)[:paths]
+
+
+def _independent(process, methods: _Methods, need: Need, x0, ladder: _Ladder, key, paths: int):
+    """End points as those of `_coupled`, with independent numbers for each level: those of other paths."""
+    _, m = noise_structure(process, jnp.asarray(x0))
+    words, x, levels = key_words(key), jnp.asarray(x0), []
+    for level, (method, ratio) in enumerate(methods):
+        alone = _Levels(process, (method,), (1,), need, m, numbers_per_step(need, m, ladder.finest * ratio))
+        dt, steps = jnp.asarray(ladder.finest * ratio, x0.dtype), jnp.asarray(ladder.steps // ratio)
+        others = jnp.uint32(level * paths)
+        ends = [np.asarray(_integrate(alone, words, path + others, x, dt, steps)[0][0]) for path in _blocks(paths)]
+        levels.append(np.concatenate(ends)[:paths])
+    return np.stack(levels)
+
+
+def _blocks(paths: int) -> list[UInt32[Array, " n"]]:
+    """Numbers of the paths, the last block filled up."""
     if int(paths) != paths or paths < 2 * _groups:
         raise ValueError(f"`paths` must be a whole number of at least {2 * _groups}, got {paths}.")
-    check_method(method)
-    point = jnp.asarray(x0)[None]
-    _, m = noise_structure(process, point[0])
-    need = method.needs(process, point)
-    if reference is not None:
-        need = max(need, reference.needs(process, point), key=["increment", "direction", "matrix"].index)
-    # A sampled direction is good for one step only; here all steps must see parts of one area.
-    need = "increment" if need == "increment" else "matrix"
-    methods = ((reference,) if reference else ()) + (method,) * len(ladder.ratios)
-    ratios = ((1,) if reference else ()) + ladder.ratios
-    # Coarse areas are made of fine ones, all levels of the same: one Fourier term is enough at the finest step.
-    levels = _Levels(process, methods, ratios, need, m, numbers_per_step(need, m, np.inf))
-    words, dt = key_words(key), jnp.asarray(ladder.finest, x0.dtype)
-    xs, ws = [], []
     block = min(_block, paths)
-    for first in range(0, paths, block):
-        path = jnp.arange(first, first + block, dtype=jnp.uint32)
-        x, w = _integrate(levels, words, path, jnp.asarray(x0), dt, ladder.steps)
-        xs.append(np.asarray(x))
-        ws.append(np.asarray(w))
-    return np.concatenate(xs, axis=1)[:, :paths], np.concatenate(ws)[:paths]
+    return [jnp.arange(first, first + block, dtype=jnp.uint32) for first in range(0, paths, block)]
 
 
 class _Levels(eqx.Module):
@@ -215,14 +278,30 @@ class _Levels(eqx.Module):
     motions: int = eqx.field(static=True)
     numbers: int = eqx.field(static=True)
 
-    def step(self, level: int, t, x, dt, dw, da):
+    def increments(self, dt, pairs):
+        """The finest increments of each path."""
+        z = unpaired(pairs, self.numbers)
+        if self.need == "three-point":
+            z = jnp.where(jnp.abs(z) > _three_point_bound, jnp.sign(z) * math.sqrt(3), 0)
+        return jax.vmap(lambda z: increment(self.need, self.motions, dt, z))(z)
+
+    def step(self, level: int, t, x, dt, total, first):
         """One step of a level for each path."""
+        method = self.methods[level]
 
-        def one(x, dw, da):
-            area = None if self.need == "increment" else MatrixArea(da)
-            return self.methods[level].step(self.process, t, x, dt, Increment(dw, area))
+        def one(x, total):
+            if isinstance(method, AbstractPostprocessed):
+                x = jnp.where(first, method.enter(self.process, t, x, dt, total), x)
+            return method.step(self.process, t, x, dt, total)
 
-        return jax.vmap(one)(x, dw, da)
+        return jax.vmap(one)(x, total)
+
+    def leave(self, level: int, t, x, dt, total):
+        """The states of a level's paths at the end, from the increments after it."""
+        method = self.methods[level]
+        if not isinstance(method, AbstractPostprocessed):
+            return x
+        return jax.vmap(lambda y, total: method.leave(self.process, t, y, dt, total))(x, total)
 
 
 @eqx.filter_jit
@@ -232,38 +311,48 @@ def _integrate(
     path: UInt32[Array, " n"],
     x0: Float[Array, " d"],
     dt: Float[Array, ""],
-    steps: int,
+    steps: int | Int[Array, ""],
 ) -> tuple[Float[Array, "levels n d"], Float[Array, "n m"]]:
-    n, m = path.size, levels.motions
-    none = jnp.zeros((n, m), x0.dtype), jnp.zeros((n, m, m), x0.dtype)
-    start = [(jnp.broadcast_to(x0, (n, x0.size)), *none) for _ in levels.ratios]
-
     def draw(k):
         return normal_pairs(words, path, k.astype(jnp.uint32), -(-levels.numbers // 2), x0.dtype)
 
     def fine_step(k, carry):
         states, w, pairs = carry
-        fine = jax.vmap(lambda z: increment(levels.need, m, dt, z))(unpaired(pairs, levels.numbers))
-        area = fine.area.matrix if isinstance(fine.area, MatrixArea) else none[1]
-        states = [_climb(levels, i, s, k, dt, fine.dw, area) for i, s in enumerate(states)]
+        fine = levels.increments(dt, pairs)
+        states = [_climb(levels, i, s, k, dt, fine, steps) for i, s in enumerate(states)]
         # Drawn a step ahead, as in `engine`: computed once.
-        return states, w + fine.dw, draw(k + 1)
+        return states, w + jnp.where(k < steps, fine.dw, 0), draw(k + 1)
 
-    states, w, _ = lax.fori_loop(0, steps, fine_step, (start, none[0], draw(jnp.asarray(0))))
-    return jnp.stack([x for x, _, _ in states]), w
+    first = draw(jnp.asarray(0))
+    none = jax.tree.map(jnp.zeros_like, levels.increments(dt, first))
+    start = [(jnp.broadcast_to(x0, (path.size, x0.size)), none) for _ in levels.ratios]
+    # The state of a method that steps another variable depends on the increment after it: on one more step.
+    extra = max(
+        r if isinstance(m, AbstractPostprocessed) else 0 for m, r in zip(levels.methods, levels.ratios, strict=True)
+    )
+    states, w, _ = lax.fori_loop(0, steps + extra, fine_step, (start, none.dw, first))
+    return jnp.stack([x for x, _ in states]), w
 
 
-def _climb(levels: _Levels, level: int, state, k, dt, dw, da):
-    """Adds a fine increment to a level's own, and takes the level's step when that is complete."""
+def _climb(levels: _Levels, level: int, state, k, dt, fine, steps):
+    """Adds a fine increment to a level's own. When that is complete, steps; or leaves, if it is the first after t1."""
     ratio = levels.ratios[level]
-    x, w, a = state
-    w, a = (w + dw, a) if levels.need == "increment" else chain(w, a, dw, da)
+    x, total = state
+    total = fine if ratio == 1 else jax.vmap(joined, in_axes=(0, 0, None))(total, fine, dt)
+    t, length = (k + 1 - ratio).astype(dt.dtype) * dt, ratio * dt
 
-    def step(x, w, a):
-        began = (k + 1 - ratio).astype(dt.dtype) * dt
-        return levels.step(level, began, x, ratio * dt, w, a), jnp.zeros_like(w), jnp.zeros_like(a)
+    def wait(x, total):
+        return x, total
 
-    return lax.cond((k + 1) % ratio == 0, step, lambda x, w, a: (x, w, a), x, w, a)
+    def step(x, total):
+        return levels.step(level, t, x, length, total, k + 1 == ratio), jax.tree.map(jnp.zeros_like, total)
+
+    def leave(x, total):
+        return levels.leave(level, t, x, length, total), total
+
+    due = (k + 1) % ratio == 0
+    now = jnp.where(due & (k < steps), 1, jnp.where(k + 1 == steps + ratio, 2, 0))
+    return lax.switch(now, [wait, step, leave], x, total)
 
 
 def _study(

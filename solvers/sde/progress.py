@@ -19,6 +19,10 @@ class Progress:
             line = f"\r{100 * self.done / self.total:5.1f} %, {rate:.3g} path-steps/s, {left:.0f} s left "
             print(line, end="", file=sys.stderr, flush=True)
 
+    def wait(self) -> None:
+        if self.show:
+            print("\rwaiting for other workers ", end="", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         if self.show:
             print(file=sys.stderr)

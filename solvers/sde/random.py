@@ -102,7 +102,11 @@ def group(
         jnp.full(path.shape, stream, jnp.uint32),
     )
     lane = lax.broadcasted_iota(jnp.uint32, path.shape, path.ndim - 1)
-    w = philox_lanes(counter, (words[0], words[1]), (lane + group) >> 31)
+    return group_of(philox_lanes(counter, (words[0], words[1]), (lane + group) >> 31), dtype, law)
+
+
+def group_of(w: tuple, dtype: Any, law: Law = "normal") -> list[Float[Array, "*n"]]:
+    """The numbers of a group from the four words of its call of the generator."""
     if law == "three-point":
         return [_three_point(v, dtype) for v in w]
     if dtype == jnp.float64:
@@ -178,12 +182,19 @@ def unpack(
         return number
 
 
+def uniform(words: UInt32[Array, "2"], path: UInt32[Array, " n"], step: UInt32[Array, ""], dtype: Any) -> Array:
+    """Uniform numbers in (0, 1], one for each path at a step, to 32 bits; in a stream of their own."""
+    zero = jnp.zeros_like(path)
+    word = philox((path, zero + step, zero, zero + jnp.uint32(uniforms)), (words[0], words[1]))[0]
+    return (word.astype(dtype) + 0.5) * 2.0**-32
+
+
 def _three_point(word: UInt32[Array, "*n"], dtype: Any) -> Float[Array, "*n"]:
     """0 and ±√3 with probabilities 2/3, 1/6 and 1/6: the moments of a normal number up to the fifth."""
     sixth = 0x2AAAAAAB
-    root = jnp.asarray(np.sqrt(3.0), dtype)
+    root, minus = jnp.asarray(np.sqrt(3.0), dtype), jnp.asarray(-np.sqrt(3.0), dtype)
     high = jnp.where(word >= jnp.uint32(2**32 - sixth), root, jnp.zeros_like(root))
-    return jnp.where(word < jnp.uint32(sixth), -root, high)
+    return jnp.where(word < jnp.uint32(sixth), minus, high)
 
 
 def _wide_product(a: UInt32[Array, "..."], b: int) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:

@@ -154,6 +154,125 @@ def test_dependence_on_other_coordinates_at_later_times_is_seen():
     assert sde.Milstein().needs(_geometric(2)[0], jnp.ones((1, 2))) == "increment"
 
 
+class _Integral(sde.AbstractMethod):
+    """Adds up what a step is told, for a state (W, ∫ W dt): exact at every dt."""
+
+    strong_order = 1.5
+    weak_order = 2.0
+    calculus = "ito"
+
+    def needs(self, process, x):
+        return "time"
+
+    def step(self, process, t, x, dt, increment):
+        return jnp.stack([x[0] + increment.dw[0], x[1] + x[0] * dt + increment.dz[0]])
+
+
+_integrated = Diffusion(lambda t, x: jnp.stack([jnp.zeros_like(t), x[0]]), lambda t, x: jnp.asarray([[1.0], [0.0]]))
+
+
+def test_time_integrals_of_every_step_size_are_those_of_one_path():
+    study = sde.strong_order(_integrated, _Integral(), jnp.zeros(2), 2.0, dts=[1.0, 0.5, 0.25], key=0, paths=100)
+    assert np.all(study.errors < 1e-13)
+    levels = {"dts": [1.0, 0.5], "key": 0, "paths": 100_000, "functional": lambda x: x[1] ** 2}
+    # The end point of all is ∫ W dt, of variance T³/3.
+    study = sde.weak_order(_integrated, _Integral(), jnp.zeros(2), 2.0, **levels, exact=2.0**3 / 3)
+    assert np.all(study.errors < 4 * study.sem)
+
+
+def test_methods_that_need_different_parts_of_the_path_are_not_compared():
+    levels = {"dts": [0.5, 0.25], "key": 0, "paths": 100, "reference": sde.Milstein()}
+    process = Diffusion(lambda t, x: -x, lambda t, x: jnp.sqrt(1 + x @ x))
+    with pytest.raises(ValueError, match=r"need 'matrix' and 'time' of.*Pass a `reference`"):
+        sde.strong_order(process, _Integral(), jnp.zeros(2), **levels)
+
+
+class _Numbers(sde.AbstractMethod):
+    """A state that holds the weak numbers of its first step."""
+
+    need: str = "signs"
+
+    strong_order = 0.5
+    weak_order = 1.0
+    calculus = "ito"
+
+    def needs(self, process, x):
+        return self.need
+
+    def step(self, process, t, x, dt, increment):
+        signs = jnp.zeros(1) if increment.signs is None else increment.signs
+        return jnp.where(t == 0, jnp.concatenate([increment.dw, signs]), x)
+
+
+@pytest.mark.parametrize("need", ["three-point", "signs"])
+def test_numbers_that_follow_no_brownian_motion_are_drawn_for_each_step_size(need):
+    process = Diffusion(lambda t, x: -x, lambda t, x: jnp.ones((3, 2)))
+    ladder = order._ladder([1.0, 0.5, 0.25], 1.0, 1)
+    methods = order._methods(_Numbers(need), None, ladder)
+    assert order._common_need(process, methods, np.zeros(3)) == need
+    ends = order._independent(process, methods, need, np.zeros(3), ladder, 7, 20_001)
+    dw, signs = ends[..., :2] / np.sqrt(ladder.dts)[:, None, None], ends[..., 2]
+    flat = np.moveaxis(dw, 1, 0).reshape(20_001, -1)
+    # No two levels, and no two motions, share a number.
+    assert np.all(np.abs(np.corrcoef(flat.T) - np.eye(6)) < 4 / np.sqrt(20_001))
+    if need == "signs":
+        assert set(np.unique(signs)) == {-1.0, 1.0}
+        assert np.all(np.abs(np.corrcoef(signs) - np.eye(3)) < 4 / np.sqrt(20_001))
+    else:
+        assert np.allclose(np.unique(np.round(flat, 12)), [-np.sqrt(3), 0, np.sqrt(3)])
+        for value, chance in ((0, 2 / 3), (np.sqrt(3), 1 / 6), (-np.sqrt(3), 1 / 6)):
+            share = np.mean(np.isclose(flat, value), axis=0)
+            assert np.all(np.abs(share - chance) < 4 * np.sqrt(chance * (1 - chance) / 20_001))
+
+
+def test_weak_numbers_have_no_strong_order_and_no_solution_on_their_path():
+    process, exact = _geometric(1)
+    three_point = sde.EulerMaruyama(noise="three-point")
+    levels = {"dts": [0.5, 0.25], "key": 0, "paths": 100}
+    with pytest.raises(ValueError, match=r"three-point numbers of `EulerMaruyama` follow none. Use `weak_order`"):
+        sde.strong_order(process, three_point, jnp.ones(2), **levels)
+    with pytest.raises(ValueError, match="`exact` must be the number"):
+        sde.weak_order(process, three_point, jnp.ones(2), **levels, functional=lambda x: x[0], exact=exact)
+
+
+def test_a_method_is_compared_with_itself_at_independent_numbers():
+    process, _ = _geometric(1)
+    three_point = sde.EulerMaruyama(noise="three-point")
+    levels = {"dts": [0.5, 0.25, 0.125], "key": 0, "paths": 200_000, "functional": lambda x: x[0] ** 2 + x[1]}
+    study = sde.weak_order(process, three_point, jnp.asarray([1.0, 2.0]), **levels)
+    assert abs(study.order - 1) < 0.25, str(study)
+    assert study.reference_dt == 0.125 / 16
+
+
+def test_a_state_that_depends_on_the_increment_after_it_is_on_the_same_path():
+    # Without drift x(T) = x0 + W(T) + ½ (ΔW_N - ΔW_0): an error of mean square dt/2, of which ΔW_N is half.
+    process = Diffusion(lambda t, x: 0 * x, lambda t, x: 1.0)
+    study = sde.strong_order(
+        process,
+        sde.LeimkuhlerMatthews(),
+        jnp.zeros(1),
+        dts=[0.5, 0.25, 0.125],
+        key=0,
+        paths=20_000,
+        exact=lambda x0, t, w: x0 + w,
+    )
+    known = np.sqrt(2 / np.pi) * np.sqrt(study.dts / 2)
+    assert np.all(np.abs(study.errors - known) < 4 * study.sem)
+    # Both step sizes look ahead along one path: with ΔW_N of coarse and fine drawn apart, they would differ by more.
+    coupled = sde.strong_order(
+        process,
+        sde.LeimkuhlerMatthews(),
+        jnp.zeros(1),
+        dts=[0.5, 0.25],
+        key=0,
+        paths=20_000,
+        reference=sde.LeimkuhlerMatthews(),
+    )
+    # The difference is ½ (w(T, T + dt) - w(T, T + dt')) and the same at 0: of mean square ½ (dt - dt').
+    known = np.sqrt(2 / np.pi) * np.sqrt((coupled.dts - coupled.reference_dt) / 2)
+    assert np.all(np.abs(coupled.errors - known) < 4 * coupled.sem)
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

@@ -1,0 +1,344 @@
+"""When and where paths leave a region for the first time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32
+from scipy.special import erfcx
+
+from .._tracing import traceable
+from .observables import AbstractFollower, Paths
+from .random import uniform
+
+# What has become of a path: it is still inside, it left, it became non-finite before that, or it only fills a block.
+_inside, _out, _lost, _absent = range(4)
+
+# How much later than the end of all watching a time may be to count as the end: runs in float32 round.
+_whole = 1e-6
+
+
+class FirstPassage(AbstractFollower):
+    """When and where each path leaves the region in which `inside(x)` holds, counted from the start of the run.
+
+    `inside(x)` returns for a point (d,) either a boolean, or better a number that is positive inside: a level function,
+    differentiable near the boundary, of any scale. For the ball of radius R, x @ x < R² or R² - x @ x.
+
+    Every path is looked at after each step, whatever `every` and `burn_in` say. Still, a path may leave and come back
+    between two looks: exit times come out too long by O(√dt). With a level function l and `bridge=True`, a step from x
+    to x' both of which are inside counts as an exit with the probability exp(-2 l(x) l(x') / (|Gᵀ∇l|² dt)) that a
+    Brownian bridge between them crosses the boundary, taken for flat, with the noise G at x. That leaves O(dt). What is
+    left of a path's chance to have stayed inside so far is compared with one random number for each path. Times of
+    crossing within a step are the mean ones of that bridge. Of booleans nothing is known between two looks: a crossing
+    counts at the middle of the step, and the error is O(√dt). With `bridge=False` a level function is interpolated
+    linearly, with the same order of error.
+
+    Methods that look at another variable than they step, such as `LeimkuhlerMatthews`, are followed in what they
+    step. With three-point numbers steps are no Brownian motion: the correction is for normal ones.
+
+    Under `TimeChanged` exit times are times, not readings of the clock on which the steps are of equal length.
+
+    Paths go on after they left. Where they blow up then, `simulate` takes `throw=False`.
+
+    Source: Gobet, "Weak approximation of killed diffusion using Euler schemes", Stochastic Processes and their
+    Applications 87, 2000, for both orders.
+    """
+
+    inside: Callable
+    bridge: bool = eqx.field(static=True)
+    paths: Paths | None
+
+    def __init__(self, inside: Callable, bridge: bool = True):
+        if not callable(inside):
+            raise TypeError(
+                f"`inside` must be a function of one point (d,), as in `lambda x: 1 - x @ x`, got {inside!r}."
+            )
+        if not isinstance(bridge, bool):
+            raise TypeError(f"`bridge` must be True or False, got {bridge!r}.")
+        self.inside, self.bridge, self.paths = inside, bridge, None
+
+    def check(self, x):
+        levels = np.asarray(jax.vmap(lambda x: _level(self.inside, x))(x))
+        if not np.any(levels > 0):
+            raise ValueError(
+                f"`inside` of `FirstPassage` must hold, or be positive, where paths start, but at x={np.asarray(x[0])} "
+                f"it is {levels[0]}. Is its sign wrong?"
+            )
+
+    def following(self, paths):
+        return eqx.tree_at(lambda o: o.paths, self, paths, is_leaf=lambda leaf: leaf is None)
+
+    def init(self, t, x, weighted):
+        paths = self._told()
+        level, spread, _ = self._look(t, x)
+        status = jnp.where(level > 0, _inside, jnp.where(level <= 0, _out, _lost)).astype(jnp.int32)
+        zero = jnp.zeros_like(level)
+        watch = _Watch(
+            status=jnp.where(paths.exists, status, _absent),
+            point=x,
+            level=level,
+            spread=spread,
+            weight=jax.vmap(lambda x: _weight(paths, t, x))(x) if weighted else zero + 1,
+            elapsed=zero,
+            dropped=zero,
+            chance=-jnp.log(uniform(paths.words, paths.path, paths.origin, x.dtype)),
+            end=zero,
+            span=zero,
+        )
+        return jnp.zeros((), jnp.int32), watch
+
+    def update(self, state, t, x, weight):
+        unknown, old = state
+        level, spread, shift = self._look(t, x)
+        weight = weight.astype(x.dtype)
+        # Trapezoidal rule; without a change of time all weights of paths that exist and are finite are 1.
+        span = self._told().dt * (0.5 * (old.weight + weight))
+        watched = old.status == _inside
+        fine = jnp.all(jnp.isfinite(x), axis=1) & ~jnp.isnan(level)
+        known = jnp.isfinite(old.spread) & (old.spread > 0)
+        scale = jnp.where(known, old.spread, 1)
+        crossing = jnp.exp(-2 * (old.level / scale) * (jnp.maximum(level, 0) / scale))
+        chance = old.chance + jnp.log1p(-jnp.where(known, crossing, 0))
+        out = watched & fine & ((level <= 0) | (chance < 0))
+        stay = watched & fine & ~out
+
+        share = old.level / jnp.where(out, old.level + jnp.abs(level), 1)
+        # The straight line to x', or from both ends inside the one to its mirror image behind the boundary.
+        beyond = jnp.where(out & (level > 0), 2 * share * level, 0)
+        exit_point = old.point + share[:, None] * (x - old.point) - beyond[:, None] * shift
+        elapsed, dropped = _added(old.elapsed, old.dropped, span)
+        new = _Watch(
+            status=jnp.where(out, _out, jnp.where(watched & ~fine, _lost, old.status)),
+            point=jnp.where(stay[:, None], x, jnp.where(out[:, None], exit_point, old.point)),
+            level=jnp.where(stay, level, old.level),
+            spread=jnp.where(stay, spread, old.spread),
+            weight=jnp.where(stay, weight, old.weight),
+            elapsed=jnp.where(stay, elapsed, old.elapsed),
+            dropped=jnp.where(stay, dropped, old.dropped),
+            chance=jnp.where(stay, chance, old.chance),
+            end=jnp.where(out, level, old.end),
+            span=jnp.where(out, span, old.span),
+        )
+        return unknown + jnp.sum(stay & ~jnp.isfinite(old.spread), dtype=jnp.int32), new
+
+    def reduce(self, state, block):
+        unknown, watch = state
+        present = watch.status != _absent
+        status, point = watch.status[present], watch.point[present]
+        level, spread, elapsed, dropped, end, span = (
+            np.asarray(a[present], np.float64)
+            for a in (watch.level, watch.spread, watch.elapsed, watch.dropped, watch.end, watch.span)
+        )
+        watched = elapsed - dropped
+        crossed = span > 0
+        watched[crossed] += span[crossed] * _crossing(level[crossed], np.abs(end[crossed]), spread[crossed])
+        return {block: (status, watched, point[status == _out], int(unknown))}
+
+    def merge(self, a, b):
+        return a | b
+
+    def result(self, total):
+        parts = [total[block] for block in sorted(total)]
+        status, watched, points = (np.concatenate([p[i] for p in parts]) for i in range(3))
+        return FirstPassageResult(
+            times=np.where(status == _out, watched, np.nan),
+            points=points,
+            watched=np.where(status == _lost, np.nan, watched),
+            nonfinite=int(np.sum(status == _lost)),
+            uncorrected=sum(p[3] for p in parts),
+        )
+
+    def _told(self) -> Paths:
+        if self.paths is None:
+            raise ValueError("`FirstPassage` has not been told of the paths: use `following` before `init`.")
+        return self.paths
+
+    def _look(
+        self, t: Float[Array, ""], x: Float[Array, "n d"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, "n d"]]:
+        """Levels; their standard deviations over a step; and the shifts of x, across the boundary, by which they grow
+        by 1. Where nothing is to be corrected, the latter two are 0.
+        """
+        paths = self._told()
+        if not self.bridge or eqx.filter_eval_shape(lambda x: _value(self.inside, x), x[0]).dtype == bool:
+            level = jax.vmap(lambda x: _level(self.inside, x))(x)
+            return level, jnp.zeros_like(level), jnp.zeros_like(x)
+
+        def look(x):
+            y = x if paths.transform is None else paths.transform.enter(x)
+            level, gradient = jax.value_and_grad(lambda y: _level(self.inside, _leave(paths, y)))(y)
+            noise = paths.process.noise(t, y)
+            along = noise.transpose().mv(gradient)
+            rate = along @ along
+            shift = noise.mv(along) / jnp.where(rate > 0, rate, 1)
+            _, shift = jax.jvp(lambda y: _leave(paths, y), (y,), (shift,))
+            return level, jnp.sqrt(rate * paths.dt), jnp.where(jnp.isfinite(shift), shift, 0)
+
+        return jax.vmap(look)(x)
+
+
+class _Watch(eqx.Module):
+    """What is known of paths: while they are inside, from the last look at them.
+
+    Once they left, `elapsed` to `spread` are of the start of the step in which they did, `end` is the level after it,
+    `span` its duration, and `point` the point of exit. `elapsed` is a sum with what rounding `dropped` (Kahan).
+    `chance` is -log of a random number, and of the probability to have stayed inside so far.
+    """
+
+    status: Int32[Array, " n"]
+    point: Float[Array, "n d"]
+    level: Float[Array, " n"]
+    spread: Float[Array, " n"]
+    weight: Float[Array, " n"]
+    elapsed: Float[Array, " n"]
+    dropped: Float[Array, " n"]
+    chance: Float[Array, " n"]
+    end: Float[Array, " n"]
+    span: Float[Array, " n"]
+
+
+class FirstPassageResult(eqx.Module):
+    """Exit times and points of `FirstPassage`, for paths in the order of the run.
+
+    `times` are NaN for paths that were still inside at the end, or became non-finite before they left. `points` are
+    those of the paths that left, in the same order. `watched` says for how long each path was: until it left, or to the
+    end of the run; NaN for the `nonfinite` ones, which count in nothing else here.
+
+    No path is lost from sight before `horizon`: the run's length, under `TimeChanged` the shortest time by which it
+    ended for a path inside, and infinite if all left. Statements without a model end there: `mean` is that of
+    min(T, horizon), the mean exit time only if all left, and `survival` is NaN beyond. `rate` is another estimate: exits
+    divided by the time spent inside by all, the most likely rate if exit times follow an exponential law, as they do
+    where paths forget their start long before they leave; 1 / `rate` is then the mean exit time, however few left.
+
+    `uncorrected` counts steps for which the gradient of the level function was not finite, so that crossings during the
+    step went unseen.
+    """
+
+    times: Float[np.ndarray, " n"]
+    points: Float[np.ndarray, "out d"]
+    watched: Float[np.ndarray, " n"]
+    nonfinite: int
+    uncorrected: int
+
+    @property
+    def fraction(self) -> float:
+        """The part of the paths that left, of those that stayed finite."""
+        return len(self.points) / self._used.size if self._used.size else np.nan
+
+    @property
+    def horizon(self) -> float:
+        """The time up to which every path was watched."""
+        return float(self._censored.min()) if self._censored.size else np.inf
+
+    @property
+    def mean(self) -> float:
+        """The mean of min(T, horizon)."""
+        return float(np.minimum(self._used, self.horizon).mean()) if self._used.size else np.nan
+
+    @property
+    def sem(self) -> float:
+        """The standard error of `mean`."""
+        n = self._used.size
+        return float(np.minimum(self._used, self.horizon).std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+
+    @property
+    def rate(self) -> float:
+        """Exits per time at risk, the maximum-likelihood rate of an exponential law of exit times."""
+        risk = self._used.sum()
+        return float(len(self.points) / risk) if risk > 0 else np.nan
+
+    @property
+    def rate_sem(self) -> float:
+        """The standard error of `rate`, rate / √exits under that law; NaN if no path left."""
+        exits = len(self.points)
+        return self.rate / np.sqrt(exits) if exits else np.nan
+
+    def survival(self, times: Any) -> Float[np.ndarray, "*k"]:
+        """The part of the paths that had not left by each of these times; NaN beyond `horizon`."""
+        t = np.asarray(times, np.float64)
+        left = np.sort(self.times[~np.isnan(self.times)])
+        share = 1 - np.searchsorted(left, t, side="right") / max(self._used.size, 1)
+        return np.where(t <= self.horizon * (1 + _whole), share, np.nan)
+
+    def __str__(self) -> str:
+        n, exits = self._used.size, len(self.points)
+        text = f"{exits} of {n} paths left"
+        if exits == n > 0:
+            text += f", mean exit time {self.mean:.6g} ± {self.sem:.2g}"
+        elif n > 0:
+            text += f", mean time inside up to {self.horizon:.6g}: {self.mean:.6g} ± {self.sem:.2g}"
+        if 0 < exits < n:
+            text += f"; {self.rate:.6g} ± {self.rate_sem:.2g} exits per time at risk"
+        outside = int(np.sum(self.times == 0))
+        if outside:
+            text += f"; {outside} started outside"
+        if self.nonfinite:
+            text += f"; {self.nonfinite} became non-finite before they left: the others are a biased sample"
+        if self.uncorrected:
+            text += f"; crossings within {self.uncorrected} steps went unseen: no gradient of `inside` there"
+        return text
+
+    @property
+    def _used(self) -> Float[np.ndarray, " used"]:
+        return self.watched[~np.isnan(self.watched)]
+
+    @property
+    def _censored(self) -> Float[np.ndarray, " inside"]:
+        return self.watched[np.isnan(self.times) & ~np.isnan(self.watched)]
+
+
+def _level(inside: Callable, x: Float[Array, " d"]) -> Float[Array, ""]:
+    """The level function, or 1 inside and -1 outside."""
+    value = _value(inside, x)
+    if value.dtype == bool:
+        return jnp.where(value, jnp.ones((), x.dtype), -jnp.ones((), x.dtype))
+    return value.astype(x.dtype)
+
+
+def _value(inside: Callable, x: Float[Array, " d"]) -> Array:
+    with traceable("`inside(x)` of `FirstPassage`"):
+        value = inside(x)
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        raise TypeError(
+            f"`inside(x)` of `FirstPassage` must return one boolean or real number of JAX, got {type(value).__name__}."
+        )
+    if value.shape != () or not (value.dtype == bool or jnp.issubdtype(value.dtype, jnp.floating)):
+        raise ValueError(
+            "`inside(x)` of `FirstPassage` must return one boolean, or one real number that is positive inside, got "
+            f"shape {value.shape} and dtype {value.dtype}. Use `jnp.all` or `jnp.min` to make one of several."
+        )
+    return jnp.asarray(value)
+
+
+def _leave(paths: Paths, y: Float[Array, " d"]) -> Float[Array, " d"]:
+    return y if paths.transform is None else paths.transform.leave(y)
+
+
+def _weight(paths: Paths, t: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, ""]:
+    assert paths.transform is not None
+    return paths.transform.weight(t, x)
+
+
+def _added(
+    total: Float[Array, " n"], dropped: Float[Array, " n"], value: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """A sum, and what rounding drops from it."""
+    value = value - dropped
+    new = total + value
+    return new, (new - total) - value
+
+
+def _crossing(
+    start: Float[np.ndarray, " n"], end: Float[np.ndarray, " n"], spread: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """The mean part of a step after which a Brownian bridge from `start` > 0 to -`end` < 0 is at 0 first.
+
+    With a = start / spread and b = end / spread it is a M(a + b) with Mills' ratio M; for small noise a / (a + b).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        width = (start + end) / spread
+        mills = np.sqrt(np.pi / 2) * erfcx(width / np.sqrt(2))
+        return start / (start + end) * np.where(spread > 0, np.where(width < 1e8, width * mills, 1), 1)
