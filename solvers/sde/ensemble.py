@@ -30,7 +30,7 @@ from .observables import AbstractFollower, AbstractObservable
 from .progress import Progress
 from .random import key_words
 from .run import Run, longest_segment
-from .transform import unwrapped
+from .transform import AbstractTransformed, unwrapped
 
 # Numbers of one block that are in flight in a step: enough to be fast, few enough to stay in cache.
 _block_numbers = 1 << 16
@@ -92,7 +92,7 @@ class Ensemble(eqx.Module):
 
 def simulate(
     process: AbstractDiffusion,
-    method: AbstractMethod,
+    method: AbstractMethod | AbstractTransformed,
     x0: Any,
     t1: float,
     dt: float,

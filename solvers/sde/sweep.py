@@ -11,11 +11,12 @@ import jax
 from ..process import AbstractDiffusion
 from .ensemble import Ensemble, simulate
 from .method import AbstractMethod
+from .transform import AbstractTransformed
 
 
 def sweep(
     processes: Sequence[AbstractDiffusion],
-    method: AbstractMethod,
+    method: AbstractMethod | AbstractTransformed,
     x0: Any,
     t1: float,
     dt: float,

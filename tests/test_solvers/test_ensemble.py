@@ -342,7 +342,7 @@ _good = {"t1": 1.0, "dt": 0.1, "key": 0, "paths": 4}
         (jnp.zeros(1), {"every": 0}, "`every` must be"),
         (jnp.zeros(1), {"chunk": 0}, "`chunk` must be"),
         (jnp.zeros(1), {"segment": 0}, "`segment` must be"),
-        (jnp.zeros(1), {"checkpoint": "here"}, "`checkpoint` is not available yet"),
+        (jnp.zeros(1), {"checkpoint": __file__}, "`checkpoint` must be a directory"),
         (
             jnp.zeros(2),
             {"observe": {"p": sde.Histogram(Grid.uniform((0.0, 1.0, 2)))}},

@@ -189,7 +189,7 @@ def test_exit_times_are_physical_under_a_change_of_time(inner):
         _process(drift, diffusivity),
         sde.TimeChanged(inner),
         jnp.asarray([x0]),
-        t1=160.0,
+        t1=256.0,
         dt=0.08,
         key=2,
         paths=10_000,
