@@ -16,6 +16,7 @@ from .observables import AbstractObservable as AbstractObservable, Histogram as 
 from .order import OrderStudy as OrderStudy, strong_order as strong_order, weak_order as weak_order
 from .passage import FirstPassage as FirstPassage, FirstPassageResult as FirstPassageResult
 from .skrock import PSKROCK as PSKROCK, SKROCK as SKROCK
+from .splitting import Splitting as Splitting, splitting as splitting
 from .sra1 import SRA1 as SRA1
 from .stratonovich_heun import StratonovichHeun as StratonovichHeun, stratonovich_drift as stratonovich_drift
 from .sweep import sweep as sweep

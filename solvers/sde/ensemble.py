@@ -148,15 +148,15 @@ def simulate(
     following = {k for k, o in observe.items() if isinstance(o, AbstractFollower)}
     schedule = make_schedule(clock, burn_in, every, len(observe) > len(following), points.dtype)
     name = _name(method)
-    process, method, transform = unwrapped(process, method, points)
-    check_method(method)
+    process, inner, transform = unwrapped(process, method, points)
+    check_method(inner)
     if transform is not None:
         points = jax.vmap(transform.enter)(points)
     _, motions = noise_structure(process, points[0])
-    need = method.needs(process, points)
+    need = inner.needs(process, points)
     problem = Problem(
         process=process,
-        method=method,
+        method=inner,
         transform=transform,
         observe=observe,
         schedule=schedule,

@@ -39,7 +39,8 @@ class FirstPassage(AbstractFollower):
     Methods that look at another variable than they step, such as `LeimkuhlerMatthews`, are followed in what they
     step. With three-point numbers steps are no Brownian motion: the correction is for normal ones.
 
-    Under `TimeChanged` exit times are times, not readings of the clock on which the steps are of equal length.
+    Under `TimeChanged` exit times are times, not readings of the clock on which the steps are of equal length. Let such
+    a run go on until all have left: at its end, those still inside have been watched for different times.
 
     Paths go on after they left. Where they blow up then, `simulate` takes `throw=False`.
 
@@ -134,7 +135,7 @@ class FirstPassage(AbstractFollower):
         )
         watched = elapsed - dropped
         crossed = span > 0
-        watched[crossed] += span[crossed] * _crossing(level[crossed], np.abs(end[crossed]), spread[crossed])
+        watched[crossed] += span[crossed] * crossing_part(level[crossed], np.abs(end[crossed]), spread[crossed])
         return {block: (status, watched, point[status == _out], int(unknown))}
 
     def merge(self, a, b):
@@ -207,10 +208,10 @@ class FirstPassageResult(eqx.Module):
     those of the paths that left, in the same order. `watched` says for how long each path was: until it left, or to the
     end of the run; NaN for the `nonfinite` ones, which count in nothing else here.
 
-    No path is lost from sight before `horizon`: the run's length, under `TimeChanged` the shortest time by which it
-    ended for a path inside, and infinite if all left. Statements without a model end there: `mean` is that of
-    min(T, horizon), the mean exit time only if all left, and `survival` is NaN beyond. `rate` is another estimate: exits
-    divided by the time spent inside by all, the most likely rate if exit times follow an exponential law, as they do
+    No path is lost from sight before `horizon`: the run's length, under `TimeChanged` the shortest time at which it
+    ended for a path inside, and infinite if all left. What is said without a model ends there: `mean` is that of
+    min(T, horizon), the mean exit time only if all left, and `survival` is NaN beyond. `rate` is the number of exits
+    divided by the time that all spent inside. It is the most likely rate of an exponential law, which exit times follow
     where paths forget their start long before they leave; 1 / `rate` is then the mean exit time, however few left.
 
     `uncorrected` counts steps for which the gradient of the level function was not finite, so that crossings during the
@@ -331,7 +332,7 @@ def _added(
     return new, (new - total) - value
 
 
-def _crossing(
+def crossing_part(
     start: Float[np.ndarray, " n"], end: Float[np.ndarray, " n"], spread: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
     """The mean part of a step after which a Brownian bridge from `start` > 0 to -`end` < 0 is at 0 first.

@@ -1,4 +1,4 @@
-"""First passages: the exact mean of each scheme at finite dt, its distance from that of the process, and bookkeeping."""
+"""First passages: the exact mean of each scheme at finite dt, how far it is from the process, and bookkeeping."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from scipy.special import erfcx
 
 from solvers import Diffusion, Grid, sde
 from solvers.sde import ensemble
+from solvers.sde.passage import crossing_part
 from solvers.sde.random import key_words, uniform
 
 # Mean overshoot of a random walk with normal steps, -ζ(1/2) / √(2π): by how many standard deviations of a step the
@@ -331,6 +332,17 @@ def test_all_that_is_looked_at_agrees_with_the_saved_paths():
     assert np.array_equal(~np.isnan(out["T"].times), left)
     assert np.allclose(out["T"].times[left], times[step - 1] + 0.02 * share)
     assert np.allclose(out["T"].points, 1.2)
+
+
+def test_mean_crossing_time_of_a_bridge():
+    # A bridge from a to -b is at 0 first after the part s / (1 + s) of the step, where s, the time at which a Brownian
+    # motion with drift -b gets from a to 0, has an inverse Gaussian law of mean a / b and shape a².
+    for a, b in ((0.3, 0.2), (1.0, 2.0), (3.0, 0.5)):
+        law = stats.invgauss(1 / (a * b), scale=a * a)
+        exact = law.expect(lambda s: s / (1 + s), epsabs=1e-12)
+        assert crossing_part(np.array([a]), np.array([b]), np.array([1.0])) == pytest.approx(exact, rel=1e-6)
+    for spread in (0.0, 1e-12):
+        assert crossing_part(np.array([1.0]), np.array([3.0]), np.array([spread])) == pytest.approx(0.25)
 
 
 # Bookkeeping
