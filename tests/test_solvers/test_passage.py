@@ -334,6 +334,20 @@ def test_all_that_is_looked_at_agrees_with_the_saved_paths():
     assert np.allclose(out["T"].points, 1.2)
 
 
+def test_a_step_crosses_by_the_noise_at_its_start():
+    # That is the noise of the step; here it grows fast towards the boundary.
+    x0, dt, n = 0.8, 0.04, 100_000
+    process = Diffusion(lambda t, x: jnp.ones_like(x), lambda t, x: x[0] ** 4)
+    out = _run(process, sde.FirstPassage(lambda x: 1 - x[0]), jnp.asarray([x0]), t1=dt, dt=dt, key=3, paths=n)
+    mean, std = x0 + dt, x0**4 * np.sqrt(dt)
+
+    def crossing(y):
+        return stats.norm.pdf(y, mean, std) * np.exp(-2 * (1 - x0) * (1 - y) / std**2)
+
+    chance = stats.norm.sf(1, mean, std) + integrate.quad(crossing, mean - 10 * std, 1)[0]
+    _close(out.fraction, np.sqrt(chance * (1 - chance) / n), chance)
+
+
 def test_mean_crossing_time_of_a_bridge():
     # A bridge from a to -b is at 0 first after the part s / (1 + s) of the step, where s, the time at which a Brownian
     # motion with drift -b gets from a to 0, has an inverse Gaussian law of mean a / b and shape a².
