@@ -145,10 +145,8 @@ def _problem(case: Case) -> engine.Problem:
         need="increment",
         motions=case.d,
         numbers=case.d,
-        stride=0,
-        dense=False,
     )
-    return dataclasses.replace(problem, stride=engine.best_stride(problem, jnp.ones(case.d, jnp.float32))[0])
+    return engine.fastest(problem, jnp.ones(case.d, jnp.float32))[0]
 
 
 def start(case: Case, n: int) -> Array:

@@ -1,16 +1,18 @@
 """The compiled part of an ensemble run: blocks of paths advanced by many steps in one call.
 
-Two loops do the same. Where the step of a small state can be written out in `lanes`, one body takes `stride` steps,
-random numbers and all, and the compiler makes a single loop over paths of it: the state is read and written once for
-many steps. Otherwise the numbers of a group of steps are drawn into memory, and one body takes one step.
+Two loops do the same. Where the step of a small state can be written out in `lanes`, or does the same to every
+component of a state of any size, one body takes `stride` steps, random numbers and all, and the compiler makes a single
+loop over paths of it: the state is read and written once for many steps. Otherwise the numbers of a group of steps are
+drawn into memory, and one body takes one step.
 
 One program serves every block, number of steps and device of a run. That, and not arithmetic, is what makes paths the
 same in every layout: a program for two blocks at once, or for two devices at once, may round differently. For the same
 reason the longer body is used for parts of itself, too: steps that are not asked for are computed and dropped.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -20,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from ..process import AbstractDiffusion
 from .brownian import Increment, Need, increment
-from .lanes import Unsupported, components, evaluate_lanes, lanes
+from .lanes import Unsupported, components, evaluate_elementwise, evaluate_lanes, lanes
 from .method import AbstractMethod, AbstractPostprocessed
 from .observables import AbstractFollower, AbstractObservable, Paths
 from .packing import bits, capacity, join, split
@@ -56,10 +58,15 @@ class Schedule(eqx.Module):
         return jnp.where(since < 0, self.every - since, self.every - since % self.every)
 
 
+Form = Literal["lanes", "elementwise", "rows"]
+
+
 class Problem(eqx.Module):
     """All that a block of paths needs to be advanced.
 
-    `stride` is 0 where the step has no form in lanes. `dense` asks for the loop of single steps where it is longer.
+    The state of a block is held as one array for each component ("lanes"), or as one array of all, whose components
+    are stepped alike ("elementwise") or not ("rows"). `stride` is how many steps one body takes; `dense` asks for the
+    loop of single steps where that is more than one.
     """
 
     process: AbstractDiffusion
@@ -71,8 +78,9 @@ class Problem(eqx.Module):
     need: Need = eqx.field(static=True)
     motions: int = eqx.field(static=True)
     numbers: int = eqx.field(static=True)
-    stride: int = eqx.field(static=True)
-    dense: bool = eqx.field(static=True)
+    form: Form = eqx.field(static=True, default="rows")
+    stride: int = eqx.field(static=True, default=1)
+    dense: bool = eqx.field(static=True, default=False)
 
     @property
     def law(self) -> Law:
@@ -94,27 +102,45 @@ class Block(eqx.Module):
     observed: dict[str, Any]
 
 
-def best_stride(problem: Problem, x: Float[Array, " d"]) -> tuple[int, str]:
-    """How many steps one body should take, and why only one where it is 1, or none in lanes where it is 0."""
+def fastest(problem: Problem, x: Float[Array, " d"]) -> tuple[Problem, str]:
+    """The problem in its fastest form, and why that is not one of many steps at a time, where it is not."""
     dtype, d = x.dtype, x.size
-    if d > capacity(dtype):
-        return 0, f"a state of dimension {d} does not fit into one array"
     program = trace(problem.step, *step_shapes(problem, d, dtype))
-    path = jax.ShapeDtypeStruct((64,), dtype)
-    t = jax.ShapeDtypeStruct((), dtype)
+    reasons = []
+    for form in ("elementwise", "lanes"):
+        if form == "lanes" and d > capacity(dtype):
+            reasons.append(f"a state of dimension {d} does not fit into one array")
+        elif form == "lanes" or (d > 1 and problem.numbers == d):
+            candidate = dataclasses.replace(problem, form=form)
+            try:
+                operations = _operations(candidate, program, d, dtype)
+            except Unsupported as reason:
+                reasons.append(f"it uses {reason}, which has no form in lanes")
+                continue
+            if operations > _most_in_a_step:
+                return candidate, f"a step has {operations} operations"
+            size = group_size(dtype, problem.law)
+            stride = next(s for s in _strides if s % size == 0 and s * operations <= _most_operations)
+            return dataclasses.replace(candidate, stride=stride), ""
+    return problem, reasons[-1]
+
+
+def _operations(problem: Problem, program: Program, d: int, dtype: Any) -> int:
+    """How many operations a step takes, that make the random numbers included."""
+    path = jax.ShapeDtypeStruct((64,) if problem.form == "lanes" else (d, 64), dtype)
+    pieces = _pieces(problem, d)
+    numbers = pieces if problem.form == "elementwise" else problem.numbers
 
     def written_out(t, xs, zs):
-        return _lane_step(hoist(program), t, xs, zs)
+        return _lane_step(problem, hoist(program), t, xs, zs)
 
-    try:
-        written = trace(lambda t, xs, zs: written_out(t, xs, zs), t, [path] * d, [path] * problem.numbers)
-    except Unsupported as reason:
-        return 0, f"it uses {reason}, which has no form in lanes"
-    operations = len(written.operations) + _operations_per_number * problem.numbers
-    group = group_size(dtype, problem.law)
-    if operations > _most_in_a_step:
-        return 1, f"a step has {operations} operations"
-    return next(s for s in _strides if s % group == 0 and s * operations <= _most_operations), ""
+    written = trace(written_out, jax.ShapeDtypeStruct((), dtype), [path] * pieces, [path] * numbers)
+    return len(written.operations) + _operations_per_number * numbers
+
+
+def _pieces(problem: Problem, d: int) -> int:
+    """In how many arrays the state of a block is computed with."""
+    return d if problem.form == "lanes" else 1
 
 
 def step_shapes(problem: Problem, d: int, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -197,7 +223,7 @@ def _advance_block(problem, block, first, steps):
         return stop, inner, seen | followed
 
     def state(carry):
-        return jnp.stack(split(carry[0], block.x.shape[0])) if problem.stride else carry[0]
+        return jnp.stack(split(carry[0], block.x.shape[0])) if problem.form == "lanes" else carry[0]
 
     if problem.observe:
         initial = jnp.zeros_like(steps), carry, block.observed
@@ -222,30 +248,35 @@ def _sample(problem: Problem, block: Block, observables: dict, observed: dict, s
 
 def _in_strides(problem: Problem, program: Program, path, first, x):
     """A function that takes the steps from i to stop in strides, and what it starts from: one array of the state."""
-    d, dtype = x.shape[0], x.dtype
+    pieces, dtype = _pieces(problem, x.shape[0]), x.dtype
     stride, size = problem.stride, group_size(x.dtype, problem.law)
+    components = [jnp.uint32(c) for c in range(problem.numbers)]
+    if problem.form == "elementwise":
+        path, components = jnp.broadcast_to(path, x.shape), [lax.broadcasted_iota(jnp.uint32, x.shape, 0)]
 
     def run(i, stop, carry):
         low, high = first + i.astype(jnp.uint32), first + stop.astype(jnp.uint32)
         width = jnp.uint32(stride)
 
         def body(k, state):
-            before = xs = split(state, d)
+            before = xs = split(state, pieces)
             for j in range(stride // size):
                 number = k * jnp.uint32(stride // size) + jnp.uint32(j)
-                numbers = [
-                    group(problem.words, path, number, jnp.uint32(c), dtype, problem.law)
-                    for c in range(problem.numbers)
-                ]
+                numbers = [group(problem.words, path, number, c, dtype, problem.law) for c in components]
                 for q in range(size):
                     step = number * jnp.uint32(size) + jnp.uint32(q)
-                    new = _lane_step(program, problem.schedule.time(step), xs, [z[q] for z in numbers])
+                    new = _lane_step(problem, program, problem.schedule.time(step), xs, [z[q] for z in numbers])
                     xs = _if((step >= low) & (step < high), new, xs)
             return join([jnp.where(jnp.isfinite(a), b, a) for a, b in zip(before, xs, strict=True)])
 
         return (lax.fori_loop(low // width, (high + width - 1) // width, body, carry[0]),)
 
-    return run, (join(list(x)),)
+    return run, (_joined(problem, x),)
+
+
+def _joined(problem: Problem, x: Float[Array, "d n"]) -> Array:
+    """The state in one array, as a loop carries it."""
+    return join(list(x)) if problem.form == "lanes" else x
 
 
 def _if(condition: Bool[Array, ""], new: list, old: list) -> list:
@@ -259,7 +290,9 @@ def _if(condition: Bool[Array, ""], new: list, old: list) -> list:
         return [lax.bitcast_convert_type(c, new[0].dtype) for c in chosen]
 
 
-def _lane_step(program: Program, t, xs: list, zs: list) -> list:
+def _lane_step(problem: Problem, program: Program, t, xs: list, zs: list) -> list:
+    if problem.form == "elementwise":
+        return evaluate_elementwise(program, t, *xs, *zs)
     (new,) = evaluate_lanes(program, t, lanes(xs), lanes(zs))
     return components(new, xs[0])
 
@@ -296,16 +329,15 @@ def _one_by_one(problem: Problem, program: Program, path, first, x):
 
         return lax.while_loop(lambda carry: carry[0] < stop, to_end_of_group, (i, *carry))[1:]
 
-    return run, (join(list(x)) if problem.stride else x, draw(first))
+    return run, (_joined(problem, x), draw(first))
 
 
 def _one_step(problem: Problem, program: Program, step, x: Array, z: Float[Array, "numbers n"], d: int) -> Array:
     t = problem.schedule.time(step)
-    if problem.stride:
-        xs = split(x, d)
-        return join(
-            [jnp.where(jnp.isfinite(a), b, a) for a, b in zip(xs, _lane_step(program, t, xs, list(z)), strict=True)]
-        )
+    if problem.form != "rows":
+        xs, zs = split(x, _pieces(problem, d)), list(z) if problem.form == "lanes" else [z]
+        stepped = zip(xs, _lane_step(problem, program, t, xs, zs), strict=True)
+        return join([jnp.where(jnp.isfinite(a), b, a) for a, b in stepped])
     new = jax.vmap(lambda x, z: evaluate(program, t, x, z)[0], in_axes=1, out_axes=1)(x, z)
     return jnp.where(jnp.isfinite(x), new, x)
 

@@ -23,7 +23,8 @@ from ..process import AbstractDiffusion, noise_structure
 from .brownian import numbers_per_step
 from .checkpoint import Store
 from .clock import Clock, make_schedule
-from .engine import Problem, advance, best_stride, start
+from .eigenbasis import scalar_processes
+from .engine import Problem, advance, fastest, start
 from .fingerprint import identity
 from .method import AbstractMethod, check_method
 from .observables import AbstractFollower, AbstractObservable
@@ -123,7 +124,8 @@ def simulate(
     memory at a time), `segment` (steps between two returns to Python), `mesh` (devices over which paths are divided),
     and for every choice of `observe` and `save_at`. A run over [t0, t1] in two calls, the second starting from the
     first's `final` at its `t1` with the same key, is the same as one call: increments are addressed by (key, path,
-    step), and steps are counted from time 0. For the same reason a run that is to be independent of another needs
+    step), and steps are counted from time 0. (Where `engine` says that steps are taken in other coordinates, as
+    eigenvectors, it is the same to rounding.) For the same reason a run that is to be independent of another needs
     another key; a continuation with another `dt` is such a run.
 
     `checkpoint` names a directory, new or from an earlier call. Every ten seconds and at the end the run is saved
@@ -164,14 +166,11 @@ def simulate(
         need=need,
         motions=motions,
         numbers=numbers_per_step(need, motions, clock.dt),
-        stride=0,
-        dense=False,
     )
-    stride, reason = best_stride(problem, points[0])
-    problem = dataclasses.replace(problem, stride=stride)
-    if stride > 1 and ((observe and every < stride) or following):
+    problem, reason, remark = _in_best_coordinates(problem, points[0])
+    if problem.stride > 1 and ((observe and every < problem.stride) or following):
         problem, reason = _single_steps(problem, x0, clock)
-    engine = f"one step at a time: {reason}" if reason else f"{stride} steps at a time"
+    engine = (f"one step at a time: {reason}" if reason else f"{problem.stride} steps at a time") + remark
     block = _block_size(n, d, problem.numbers)
     store = None
     if checkpoint is not None:
@@ -180,6 +179,20 @@ def simulate(
     began = time.perf_counter()
     run.through(_chunk_blocks(run, chunk), Progress(progress, clock.steps * len(x0)))
     return _result(run, name, engine, time.perf_counter() - began)
+
+
+def _in_best_coordinates(problem: Problem, x: Float[Array, " d"]) -> tuple[Problem, str, str]:
+    """The problem in its fastest form, why it takes one step at a time if it does, and a remark on the coordinates."""
+    fast, reason = fastest(problem, x)
+    if fast.stride == 1 and problem.transform is None and (turned := scalar_processes(problem.process, x)) is not None:
+        process, basis = turned
+        need = problem.method.needs(process, basis.enter(x)[None])
+        count = {"need": need, "motions": x.size, "numbers": x.size}
+        scalar = dataclasses.replace(problem, process=process, transform=basis, **count)
+        scalar, _ = fastest(scalar, x) if need == "increment" else (problem, "")
+        if scalar.stride > 1:
+            return scalar, "", ", in the eigenvectors of the linear drift"
+    return fast, reason, ""
 
 
 def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:

@@ -6,11 +6,12 @@ paths with everything in registers, on a CPU as in a GPU kernel. That is possibl
 operation is in the tables below; `Unsupported` says which one is not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from .program import Operation, Program, value_of
 
@@ -51,6 +52,48 @@ def evaluate_lanes(program: Program, *arguments: Any) -> list[Any]:
         outputs = _apply(op, inputs) if any(isinstance(v, Lanes) for v in inputs) else op.bind(inputs)
         values.update(zip(op.outputs, outputs, strict=True))
     return [value_of(o, values) for o in program.outputs]
+
+
+def evaluate_elementwise(program: Program, time: Any, *vectors: Any) -> list[Any]:
+    """The outputs, shape (d, n), of a program of time and vectors (d,) that does the same to every component.
+
+    `vectors` have shape (d, n), for n paths; d > 1.
+    """
+    values: dict[int, Any] = {}
+    (d, _) = vectors[0].shape
+
+    def over_paths(reference):
+        value = values.get(reference) if not isinstance(reference, Literal) else None
+        if value is None:
+            value = value_of(reference, program.known)
+            if np.shape(value) not in ((), (1,), (d,)):
+                raise Unsupported(f"a constant of shape {np.shape(value)}")
+            value = jnp.asarray(value, getattr(reference, "aval", value).dtype)
+            value = value[:, None] if value.ndim else value
+        return value
+
+    values.update(zip(program.inputs, (time, *vectors), strict=True))
+    for op in program.operations:
+        name = op.primitive.name
+        inputs = [over_paths(i) for i in op.inputs]
+        if name in _elementwise:
+            values.update(zip(op.outputs, op.bind(jnp.broadcast_arrays(*inputs)), strict=True))
+        elif name in _same and _same[name](op.params, d):
+            values[op.outputs[0]] = inputs[0]
+        else:
+            raise Unsupported(f"the operation `{name}`")
+    return [jnp.broadcast_to(over_paths(o), vectors[0].shape) for o in program.outputs]
+
+
+# Operations that leave a vector (d,) as it is, or make one of a scalar, and when they do.
+_same: dict[str, Callable] = {
+    "broadcast_in_dim": lambda p, d: p["shape"] in ((), (1,), (d,)),
+    "reshape": lambda p, d: p["new_sizes"] in ((1,), (d,)),
+    "squeeze": lambda p, d: True,
+    "slice": lambda p, d: (p["start_indices"], p["limit_indices"], p["strides"] or (1,)) == ((0,), (d,), (1,)),
+    "stop_gradient": lambda p, d: True,
+    "transpose": lambda p, d: len(p["permutation"]) < 2,
+}
 
 
 def lanes(components: Sequence[Any]) -> Lanes:

@@ -61,12 +61,31 @@ def trace(fn: Callable, *examples: Any) -> Program:
 def hoist(program: Program) -> Program:
     """What is left of the program when everything that does not depend on its inputs is computed, here and now."""
     known, rest = dict(program.known), []
-    for op in program.operations:
+    for op in _needed(program):
         if all(isinstance(i, Literal) or i in known for i in op.inputs):
             known.update(zip(op.outputs, op.bind([value_of(i, known) for i in op.inputs]), strict=True))
         else:
             rest.append(op)
     return program._replace(operations=tuple(rest), known=known)
+
+
+def _needed(program: Program) -> list[Operation]:
+    """The operations on which the outputs depend: a gradient leaves behind those of the value that nobody asked for."""
+    used, needed = {o for o in program.outputs if not isinstance(o, Literal)}, []
+    for op in reversed(program.operations):
+        if not used.isdisjoint(op.outputs):
+            used.update(i for i in op.inputs if not isinstance(i, Literal))
+            needed.append(op)
+    return needed[::-1]
+
+
+def is_constant(program: Program) -> bool:
+    """Whether no output depends on an input, as far as the operations tell."""
+    varying = set(program.inputs)
+    for op in program.operations:
+        if not varying.isdisjoint(i for i in op.inputs if not isinstance(i, Literal)):
+            varying.update(op.outputs)
+    return varying.isdisjoint(o for o in program.outputs if not isinstance(o, Literal))
 
 
 def evaluate(program: Program, *arguments: Any) -> list[Any]:

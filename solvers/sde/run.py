@@ -237,6 +237,9 @@ class BlockRun:
 
     def states(self) -> Inexact[np.ndarray, "n d"]:
         """The states of the paths as they are; NaN where not finite."""
+        if self.done == 0:
+            # Other coordinates give back what they were given to rounding only.
+            return np.array(self.run.x0[self.rows])
         return self._states(self.state, self.done)
 
     def keep(self, save: int) -> None:

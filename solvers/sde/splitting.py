@@ -267,8 +267,6 @@ class _Flights:
             need=need,
             motions=motions,
             numbers=numbers_per_step(need, motions, clock.dt),
-            stride=0,
-            dense=True,
         )
         self.run = _Run(problem, level)
         fitting = int(np.clip(_block_numbers // max(x.size, problem.numbers), *_lanes))

@@ -63,10 +63,8 @@ def _problem(process, method, d, dtype, dt=0.01):
         need=need,
         motions=motions,
         numbers=numbers_per_step(need, motions, dt),
-        stride=0,
-        dense=False,
     )
-    return dataclasses.replace(problem, stride=engine.best_stride(problem, points[0])[0])
+    return engine.fastest(problem, points[0])[0]
 
 
 def _unoptimised(fn):
