@@ -3,7 +3,7 @@
 Two loops do the same. Where the step of a small state can be written out in `lanes`, or does the same to every
 component of a state of any size, one body takes `stride` steps, random numbers and all, and the compiler makes a single
 loop over paths of it: the state is read and written once for many steps. Otherwise the numbers of a group of steps are
-drawn into memory, and one body takes one step.
+drawn into memory, and one body takes one step. On a GPU, a `kernel` takes the place of both where it can.
 
 One program serves every block, number of steps and device of a run. That, and not arithmetic, is what makes paths the
 same in every layout: a program for two blocks at once, or for two devices at once, may round differently. For the same
@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from ..process import AbstractDiffusion
 from .brownian import Increment, Need, increment
+from .kernel import advance_kernel
 from .lanes import Unsupported, components, evaluate_elementwise, evaluate_lanes, lanes
 from .method import AbstractMethod, AbstractPostprocessed
 from .observables import AbstractFollower, AbstractObservable, Paths
@@ -66,7 +67,8 @@ class Problem(eqx.Module):
 
     The state of a block is held as one array for each component ("lanes"), or as one array of all, whose components
     are stepped alike ("elementwise") or not ("rows"). `stride` is how many steps one body takes; `dense` asks for the
-    loop of single steps where that is more than one.
+    loop of single steps where that is more than one. `kernel` is what takes the steps instead of a loop, if anything: a
+    kernel on a GPU, or the same kernel interpreted, on any device.
     """
 
     process: AbstractDiffusion
@@ -81,6 +83,7 @@ class Problem(eqx.Module):
     form: Form = eqx.field(static=True, default="rows")
     stride: int = eqx.field(static=True, default=1)
     dense: bool = eqx.field(static=True, default=False)
+    kernel: Literal["", "gpu", "interpret"] = eqx.field(static=True, default="")
 
     @property
     def law(self) -> Law:
@@ -202,7 +205,11 @@ def _advance_block(problem, block, first, steps):
     schedule = problem.schedule
     example = step_shapes(problem, block.x.shape[0], block.x.dtype)
     program = hoist(trace(problem.step, *example))
-    loop = _in_strides if problem.stride > 1 and not problem.dense else _one_by_one
+    loop = _one_by_one
+    if problem.kernel:
+        loop = _in_kernel
+    elif problem.stride > 1 and not problem.dense:
+        loop = _in_strides
     run, carry = loop(problem, program, block.path, first, block.x)
     observables = observers(problem, block.path, block.exists)
     followers = {k: o for k, o in observables.items() if isinstance(o, AbstractFollower)}
@@ -223,7 +230,8 @@ def _advance_block(problem, block, first, steps):
         return stop, inner, seen | followed
 
     def state(carry):
-        return jnp.stack(split(carry[0], block.x.shape[0])) if problem.form == "lanes" else carry[0]
+        joined = problem.form == "lanes" and not problem.kernel
+        return jnp.stack(split(carry[0], block.x.shape[0])) if joined else carry[0]
 
     if problem.observe:
         initial = jnp.zeros_like(steps), carry, block.observed
@@ -272,6 +280,16 @@ def _in_strides(problem: Problem, program: Program, path, first, x):
         return (lax.fori_loop(low // width, (high + width - 1) // width, body, carry[0]),)
 
     return run, (_joined(problem, x),)
+
+
+def _in_kernel(problem: Problem, program: Program, path, first, x):
+    """A function that takes the steps from i to stop in one launch of a kernel, and what it starts from."""
+
+    def run(i, stop, carry):
+        number, steps = first + i.astype(jnp.uint32), stop - i
+        return (advance_kernel(problem, path, carry[0], number, steps, interpret=problem.kernel == "interpret"),)
+
+    return run, (x,)
 
 
 def _joined(problem: Problem, x: Float[Array, "d n"]) -> Array:

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -26,6 +26,7 @@ from .clock import Clock, make_schedule
 from .eigenbasis import scalar_processes
 from .engine import Problem, advance, fastest, start
 from .fingerprint import identity
+from .kernel import supports
 from .method import AbstractMethod, check_method
 from .observables import AbstractFollower, AbstractObservable
 from .progress import Progress
@@ -40,6 +41,12 @@ _block_sizes = (64, 1 << 14)
 # Blocks are whole multiples of that many paths, so that vector instructions leave no rest; and blocks come in numbers
 # that several cores can share evenly.
 _block_unit, _block_share = 64, 4
+
+# On a GPU there is one block or a few, of as many times more paths, to fill it.
+_wider = {"gpu": 1 << 8}
+
+# What steps paths in place of a loop, by platform.
+_kernels: dict[str, Literal["gpu", "interpret"]] = {"gpu": "gpu"}
 
 # Steps on which strides and single steps must agree to be exchanged.
 _steps_compared = 128
@@ -168,14 +175,22 @@ def simulate(
         numbers=numbers_per_step(need, motions, clock.dt),
     )
     problem, reason, remark = _in_best_coordinates(problem, points[0])
-    if problem.stride > 1 and ((observe and every < problem.stride) or following):
-        problem, reason = _single_steps(problem, x0, clock)
+    devices = _devices(mesh, checkpoint)
+    platform = (devices or jax.devices())[0].platform
+    block = _block_size(n, d, problem.numbers, platform)
+    some = np.resize(x0, (block, d)) if n < block else x0[:block]
+    problem, no_kernel = _with_kernel(problem, platform, bool(following), some, clock)
+    if not problem.kernel and problem.stride > 1 and ((observe and every < problem.stride) or following):
+        problem, reason = _single_steps(problem, some, clock)
     engine = (f"one step at a time: {reason}" if reason else f"{problem.stride} steps at a time") + remark
-    block = _block_size(n, d, problem.numbers)
+    if problem.kernel:
+        engine = f"all steps between two samples in one kernel{remark}"
+    elif no_kernel:
+        engine += f"; not in a kernel: {no_kernel}"
     store = None
     if checkpoint is not None:
         store = Store(checkpoint, identity(problem, name, clock, x0, block, saves))
-    run = Run(problem, clock, x0, saves, block, _devices(mesh, checkpoint), _segment_length(segment), throw, store)
+    run = Run(problem, clock, x0, saves, block, devices, _segment_length(segment), throw, store)
     began = time.perf_counter()
     run.through(_chunk_blocks(run, chunk), Progress(progress, clock.steps * len(x0)))
     return _result(run, name, engine, time.perf_counter() - began)
@@ -193,6 +208,31 @@ def _in_best_coordinates(problem: Problem, x: Float[Array, " d"]) -> tuple[Probl
         if scalar.stride > 1:
             return scalar, "", ", in the eigenvectors of the linear drift"
     return fast, reason, ""
+
+
+def _with_kernel(
+    problem: Problem, platform: str, following: bool, x0: Float[np.ndarray, "block d"], clock: Clock
+) -> tuple[Problem, str]:
+    """The problem stepped by a kernel, where the platform has kernels and this one can be; or why not."""
+    if platform not in _kernels:
+        return problem, ""
+    if following:
+        return problem, "every step is looked at"
+    if reason := supports(problem, x0.shape[1], x0.dtype):
+        return problem, reason
+    kernel = dataclasses.replace(problem, kernel=_kernels[platform])
+    try:
+        _after(kernel, x0, clock, 0)
+    except Exception as error:  # Whatever a compiler for GPUs may say: the loops do not need it.
+        return problem, f"it does not compile: {str(error).splitlines()[0]}"
+    return kernel, ""
+
+
+def _after(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock, steps: int) -> np.ndarray:
+    """A block of paths after so many steps."""
+    path, exists = jnp.arange(len(x0), dtype=jnp.uint32), jnp.ones(len(x0), bool)
+    block = start(problem, path, exists, jnp.asarray(x0))
+    return np.asarray(advance(problem, block, jnp.uint32(clock.origin), jnp.int32(steps)).x)
 
 
 def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
@@ -219,10 +259,12 @@ def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
     )
 
 
-def _block_size(n: int, d: int, numbers: int) -> int:
-    """How many paths make a block: a function of the run alone, because the bits depend on it."""
-    fitting = 1 << int(np.log2(max(1, _block_numbers // max(d, numbers))))
-    most = int(np.clip(fitting, *_block_sizes))
+def _block_size(n: int, d: int, numbers: int, platform: str) -> int:
+    """How many paths make a block: a function of the run and the platform alone, because the bits depend on it."""
+    wider = _wider.get(platform, 1)
+    fitting = 1 << int(np.log2(max(1, _block_numbers * wider // max(d, numbers))))
+    smallest, largest = _block_sizes
+    most = int(np.clip(fitting, smallest, largest * wider))
     blocks = -(-n // most)
     if blocks > 1:
         blocks = -(-blocks // _block_share) * _block_share
@@ -230,24 +272,16 @@ def _block_size(n: int, d: int, numbers: int) -> int:
     return max(16, -(-share // _block_unit) * _block_unit if share > _block_unit else 1 << (share - 1).bit_length())
 
 
-def _single_steps(problem: Problem, x0: np.ndarray, clock: Clock) -> tuple[Problem, str]:
+def _single_steps(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock) -> tuple[Problem, str]:
     """The problem with steps taken one at a time, if that gives the same bits: as it is where states are seen often.
 
     In strides, steps between samples that are closer than a stride would be computed in vain. Both loops do the same
     arithmetic; whether the compiler rounds it in the same places is found out on the first block of paths.
     """
     single = dataclasses.replace(problem, dense=True)
-    n, d = x0.shape
-    block = _block_size(n, d, problem.numbers)
-    rows = np.resize(x0, (block, d)) if n < block else x0[:block]
-    path, exists = jnp.arange(block, dtype=jnp.uint32), jnp.ones(block, bool)
-    span = jnp.uint32(clock.origin), jnp.int32(min(_steps_compared, clock.steps))
-    ends = []
-    for p in (single, dataclasses.replace(problem, observe={})):
-        ends.append(np.asarray(advance(p, start(p, path, exists, jnp.asarray(rows)), *span).x))
-    if np.array_equal(*ends, equal_nan=True):
-        return single, "states are seen often"
-    return problem, ""
+    steps = min(_steps_compared, clock.steps)
+    ends = [_after(p, x0, clock, steps) for p in (single, dataclasses.replace(problem, observe={}))]
+    return (single, "states are seen often") if np.array_equal(*ends, equal_nan=True) else (problem, "")
 
 
 def _name(method: Any) -> str:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from solvers import Diffusion
+from solvers import Diffusion, Grid, sde
 from solvers.process import noise_structure
-from solvers.sde import EulerMaruyama, LeimkuhlerMatthews, Milstein, engine, kernel
+from solvers.sde import EulerMaruyama, LeimkuhlerMatthews, Milstein, engine, ensemble, kernel
 from solvers.sde.brownian import numbers_per_step
 from solvers.sde.clock import Clock, make_schedule
 from solvers.sde.random import key_words
@@ -119,7 +119,7 @@ def test_a_kernel_takes_the_steps_of_the_engine(name):
     assert jnp.array_equal(_kernel(problem, path, half, jnp.uint32(23), jnp.int32(19)), whole)
 
 
-@pytest.mark.parametrize("stride", [0, 8])
+@pytest.mark.parametrize("stride", [1, 8])
 def test_what_is_not_finite_stays_as_in_the_engine(stride):
     problem = dataclasses.replace(_problem(_exploding, EulerMaruyama(), 2, jnp.float32, dt=0.3), stride=stride)
     path, x = _paths(2, jnp.float32, scale=1.5)
@@ -211,3 +211,57 @@ def test_a_path_that_went_wrong_does_not_become_sound():
     assert not {"max", "min", "clamp"} & set(text.split())
     (out,) = kernel._evaluate(program, *numbers)
     assert jnp.array_equal(jnp.isnan(out), jnp.asarray([True, False, True]))
+
+
+# In `simulate`
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """As if the CPU were a GPU: kernels are used where they can be, and interpreted."""
+    monkeypatch.setattr(ensemble, "_kernels", {"cpu": "interpret"})
+
+
+_run = {"t1": 0.5, "dt": 0.01, "key": 3, "paths": 300}
+
+
+@pytest.mark.parametrize("name", ["ring", "leimkuhler-matthews", "time"])
+def test_a_run_in_kernels_is_the_run(gpu, kernels, monkeypatch, name):
+    process, method, d, dtype = _cases[name]
+    moments, x0 = sde.Moments(lambda t, x: x @ x), np.full(d, 0.7, dtype)
+    observe = {"r": moments, "p": sde.Histogram(Grid.uniform(*[(-2.0, 2.0, 8)] * d))}
+    options = {**_run, "observe": observe, "every": 5, "save_at": [0.13, 0.5]}
+    inside = sde.simulate(process, method, x0, **options)
+    assert "in one kernel" in inside.engine
+    monkeypatch.setattr(ensemble, "_kernels", {})
+    outside = sde.simulate(process, method, x0, **options)
+    assert "kernel" not in outside.engine
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 1e-11, "atol": 1e-12}
+    assert np.allclose(inside.xs, outside.xs, **tolerance)
+    assert np.allclose(inside["r"].mean, outside["r"].mean, **tolerance)
+    assert np.allclose(inside["p"].mass, outside["p"].mass, atol=0.01)
+
+
+def test_linear_processes_keep_their_eigenvectors_in_kernels(gpu, kernels, monkeypatch):
+    q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))
+    process = Diffusion(lambda t, x: -jnp.asarray(q * np.arange(1.0, 7.0) @ q.T, x.dtype) @ x, lambda t, x: 0.3)
+    inside = sde.simulate(process, EulerMaruyama(), np.ones(6), **_run)
+    assert "in one kernel, in the eigenvectors" in inside.engine
+    monkeypatch.setattr(ensemble, "_kernels", {})
+    assert np.allclose(inside.final, sde.simulate(process, EulerMaruyama(), np.ones(6), **_run).final, atol=1e-12)
+
+
+def test_why_there_is_no_kernel(gpu, kernels):
+    x0 = np.full(2, 0.7, np.float32)
+    _, loss, _ = _refused["erf"]
+    assert "not in a kernel: it uses" in sde.simulate(_sgd(loss), EulerMaruyama(), x0, **_run).engine
+    ring, observe = _cases["ring"][0], {"out": sde.FirstPassage(lambda x: 4 - x @ x)}
+    assert "kernel: every step" in sde.simulate(ring, EulerMaruyama(), x0, **_run, observe=observe).engine
+
+
+def test_a_kernel_that_does_not_compile_is_not_used(gpu, monkeypatch):
+    # Nothing compiles such a kernel for a CPU.
+    monkeypatch.setattr(ensemble, "_kernels", {"cpu": "gpu"})
+    out = sde.simulate(_cases["ring"][0], EulerMaruyama(), np.full(2, 0.7, np.float32), **_run)
+    assert "not in a kernel: it does not compile" in out.engine
+    assert np.all(np.isfinite(out.final))
