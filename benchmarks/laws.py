@@ -66,7 +66,8 @@ def sampling(quick: bool) -> str:
             f"{1 / CLOCK:.2f} dt of physical time on average.",
             measure.table(("", *(f"dt = {h:g}" for h in shown)), biases),
             f"Gradients per unit of physical time for a bias of {100 * WANTED:g} % (and how many times fewer than "
-            "Euler-Maruyama), by interpolation between runs; ≤ where the longest step that was tried is good enough. "
+            "Euler-Maruyama), by interpolation between runs. A bias counts as too large if it is so by two standard "
+            "errors; ≤ where the longest step that was tried is good enough, > where the shortest is not. "
             f"Target for `TimeChanged(LeimkuhlerMatthews)`: 100 times fewer for {names[0]}. Steps are in M per "
             "CPU-second, samples at every 16.",
             measure.table(("", *names, "steps", "physical time per gradient / dt"), rows),
@@ -134,16 +135,18 @@ def _cell(run: tuple) -> str:
 
 def _gradients(runs: dict, on_clock: bool, j: int) -> tuple[float, str]:
     """Gradients per unit of physical time at which the j-th bias falls to what is wanted."""
-    points = sorted((h, abs(runs[h][0][j])) for h in runs if h != "rate")
+    points = sorted((h, abs(bias[j]), error[j]) for h, (bias, error) in ((h, runs[h]) for h in runs if h != "rate"))
     scale = CLOCK if on_clock else 1.0
-    for (h, bias), (longer, worse) in zip(points, [*points[1:], (None, None)], strict=True):
-        if bias > WANTED:
+    for (h, bias, error), longer in zip(points, [*points[1:], None], strict=True):
+        if bias - 2 * error > WANTED:
             return scale / h, "> "
         if longer is None:
             return scale / h, "≤ "
-        if worse > WANTED:
-            share = math.log(WANTED / bias) / math.log(worse / bias)
-            return scale / (h * (longer / h) ** share), ""
+        if longer[1] - 2 * longer[2] > WANTED:
+            # A bias smaller than its error is known to be no larger than that.
+            found = min(max(bias, error), WANTED)
+            share = math.log(WANTED / found) / math.log(longer[1] / found)
+            return scale / (h * (longer[0] / h) ** share), ""
     raise AssertionError("a ladder has a shortest and a longest step")
 
 
@@ -182,8 +185,8 @@ def _figure(found: dict) -> None:
             panel.axhline(WANTED, color="0.5", lw=0.8, ls="--", zorder=1)
             panel.set(xscale="log", yscale="log", ylim=(1e-4, 10), title=name, xlabel="gradients per unit of time")
         panels[0].set_ylabel("|relative bias|")
-        panels[1].annotate(
-            "0.3 %", (1, WANTED), (0, 3), ("axes fraction", "data"), "offset points", ha="right", color="0.4"
+        panels[0].annotate(
+            "0.3 %", (1, WANTED), (0, -3), ("axes fraction", "data"), "offset points", ha="right", va="top", color="0.4"
         )
         figure.legend(loc="outside lower center", ncols=3)
         figure.savefig(measure.HERE / "sampling.png", dpi=200)

@@ -227,7 +227,7 @@ class BlockRun:
 
     def collect(self) -> None:
         """Waits for the steps, and takes what must not stay on the device."""
-        self.nonfinite = int(np.sum(_nonfinite(self.state)))
+        self.nonfinite = int(np.sum(np.asarray(_nonfinite(self.state))))
         observed = self.state.observed
         self.counters = {
             k: jax.tree.map(lambda total, c: total + np.asarray(c), self.counters[k], observed[k][0]) for k in observed
