@@ -25,6 +25,7 @@ SECTIONS = {
     "sampling": ("Sampling: bias per gradient", "laws", "sampling"),
     "random": ("Random numbers", "laws", "random_numbers"),
     "law": ("The law at scale", "laws", "law"),
+    "kills": ("Kills", "kills", "kills"),
 }
 REPORT = measure.HERE / "sde.md"
 
@@ -65,12 +66,13 @@ def _parts(report: str) -> dict[str, str]:
 
 
 def _probe(name: str, *args: str) -> None:
-    """What `speed` asks of a fresh process: one result on the last line of the output."""
+    """What sections ask of a fresh process: one result on the last line of the output."""
     if name == "cores":
         os.sched_setaffinity(0, set(range(int(args[0]))))
-    else:
+    elif name != "killed":
         measure.pin()
-    print(json.dumps(importlib.import_module("speed").PROBES[name](*args)))
+    module = importlib.import_module("kills" if name == "killed" else "speed")
+    print(json.dumps(module.PROBES[name](*args)))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class _Linear(NamedTuple):
     noise: np.ndarray
 
 
-def scalar_processes(process: AbstractDiffusion, x: Float[np.ndarray, " d"]) -> tuple[AbstractDiffusion, Eigenbasis] | None:
+def scalar_processes(process: AbstractDiffusion, x: Float[Array, " d"]) -> tuple[AbstractDiffusion, Eigenbasis] | None:
     """The process in the common eigenvectors of A and G Gᵀ, if it is dX = (c + A X) dt + G dB and they have some.
 
     The law is that of the process, but the Brownian motions are others: those along the eigenvectors. None for
@@ -83,12 +83,12 @@ def scalar_processes(process: AbstractDiffusion, x: Float[np.ndarray, " d"]) -> 
     return ScalarProcesses(*(jnp.asarray(p, x.dtype) for p in parts)), Eigenbasis(jnp.asarray(vectors, x.dtype))
 
 
-def _linear(process: AbstractDiffusion, x: Float[np.ndarray, " d"]) -> _Linear | None:
+def _linear(process: AbstractDiffusion, x: Float[Array, " d"]) -> _Linear | None:
     """The process as a linear one; None if its code does not show that it is."""
     t = jnp.zeros((), x.dtype)
     if not is_constant(trace(lambda t, x: _parts(process, t, x), t, x)):
         return None
-    return _Linear(*(np.asarray(part, np.float64) for part in _compiled_parts(process, t, jnp.asarray(x))))
+    return _Linear(*(np.asarray(part, np.float64) for part in _compiled_parts(process, t, x)))
 
 
 def _parts(process: AbstractDiffusion, t: Float[Array, ""], x: Float[Array, " d"]) -> tuple[Array, Array, Array]:

@@ -105,7 +105,7 @@ class Block(eqx.Module):
     observed: dict[str, Any]
 
 
-def fastest(problem: Problem, x: Any) -> tuple[Problem, str]:
+def fastest(problem: Problem, x: Float[Array, " d"]) -> tuple[Problem, str]:
     """The problem in its fastest form, and why that is not one of many steps at a time, where it is not.
 
     Of the state `x` only the shape and dtype matter.

@@ -161,7 +161,8 @@ def simulate(
     check_method(inner)
     if transform is not None:
         points = jax.vmap(transform.enter)(points)
-    point = np.asarray(points)[0]
+    # Not points[0], which would be compiled.
+    point = jnp.asarray(np.asarray(points)[0])
     _, motions = noise_structure(process, point)
     need = inner.needs(process, points)
     problem = Problem(
@@ -197,12 +198,12 @@ def simulate(
     return _result(run, name, engine, time.perf_counter() - began)
 
 
-def _in_best_coordinates(problem: Problem, x: Float[np.ndarray, " d"]) -> tuple[Problem, str, str]:
+def _in_best_coordinates(problem: Problem, x: Float[Array, " d"]) -> tuple[Problem, str, str]:
     """The problem in its fastest form, why it takes one step at a time if it does, and a remark on the coordinates."""
     fast, reason = fastest(problem, x)
     if fast.stride == 1 and problem.transform is None and (turned := scalar_processes(problem.process, x)) is not None:
         process, basis = turned
-        need = problem.method.needs(process, jnp.asarray(np.asarray(basis.vectors).T @ x)[None])
+        need = problem.method.needs(process, jnp.asarray(np.asarray(basis.vectors).T @ np.asarray(x)[:, None]).T)
         count = {"need": need, "motions": x.size, "numbers": x.size}
         scalar = dataclasses.replace(problem, process=process, transform=basis, **count)
         scalar, _ = fastest(scalar, x) if need == "increment" else (problem, "")

@@ -1,5 +1,6 @@
 """Runs with checkpoints: however often they are interrupted, and by whoever they are computed, they end the same."""
 
+import errno
 import json
 import os
 import signal
@@ -155,6 +156,26 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(small_blocks, tmp_path
     _assert_equal(out, whole)
 
 
+def test_a_full_disk_ends_the_run_and_loses_nothing(small_blocks, monkeypatch, tmp_path):
+    whole = _simulate()
+    fsync, left = os.fsync, 15
+
+    def full(file):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"`checkpoint`: step \d+ of part \d+ could not be saved.*No space left"):
+        _simulate(tmp_path, segment=20)
+    assert list(tmp_path.glob("parts/*/*.ckpt"))
+    assert list((tmp_path / "tmp").iterdir()) == []
+    monkeypatch.setattr(os, "fsync", fsync)
+    _assert_equal(_simulate(tmp_path), whole)
+
+
 _script = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
@@ -204,8 +225,8 @@ def test_killed_and_terminated_and_shared_runs_end_the_same(tmp_path):
     directory = tmp_path / "killed"
     assert _kill_when_it_has_saved(_worker(directory, t1), directory, signal.SIGKILL) == -signal.SIGKILL
     assert _kill_when_it_has_saved(_worker(directory, t1), directory, signal.SIGTERM) in (-signal.SIGTERM, 0)
-    together = [_worker(directory, t1) for _ in range(2)]
-    assert [_outcome(w) for w in together] == [alone, alone]
+    together = [_worker(directory, t1) for _ in range(4)]
+    assert [_outcome(w) for w in together] == [alone] * 4
 
 
 def test_processes_of_one_distributed_program_share_a_run(tmp_path):
