@@ -18,6 +18,7 @@ import measure
 # Section: heading, module and function.
 SECTIONS = {
     "throughput": ("Throughput", "speed", "throughput"),
+    "budget": ("What a step is made of", "speed", "budget"),
     "streaming": ("The price of observables", "speed", "streaming"),
     "ensembles": ("Small ensembles", "speed", "ensembles"),
     "compile": ("Compile time", "speed", "compilation"),

@@ -11,8 +11,8 @@ W(t) - (t/h) W = a_0/2 + Σ_r a_r cos(2πrt/h) + b_r sin(2πrt/h), a_r and b_r ~
   (Mrongowius and Rössler, 2022): m²/2 + 2pm + m normal numbers, mean-square error h² m/(24 π² p²).
 - `DirectionalArea` samples only the product Aᵀv for one direction v known at the start of the step. With e_1 along v,
   A_1k = H W_k + √V ζ_k for every k ≠ 1, where H = -Σ_r a_r and V = (h/2) Σ_r [a_r² + (b_r - W_1/(πr))²] belong to the
-  first motion and ζ is standard normal: d + 2p + 1 numbers, mean-square error h²/(4π⁴p³). It is all that isotropic
-  noise needs.
+  first motion and ζ is standard normal: d + 2p + 1 numbers, mean-square error at most 0.45 h²/(π⁴p³) for each
+  component across v, with |v| = 1. It is all that isotropic noise needs.
 """
 
 import abc

@@ -227,13 +227,19 @@ class Histogram(AbstractObservable):
             inside &= (index >= 0) & (index < n)
             cell = cell * n + index
         cell = jnp.where(inside, cell, self.grid.size)
-        group = jnp.arange(len(y), dtype=jnp.int32) % self._groups
+        # In one row: the compiler adds to an array of one axis twice as fast.
+        cell = cell + (self.grid.size + 1) * (jnp.arange(len(y), dtype=jnp.int32) % self._groups)
+
+        def added(rows, values):
+            flat = rows.reshape(-1).at[cell].add(values.astype(rows.dtype), mode="promise_in_bounds")
+            return flat.reshape(rows.shape)
+
         counts, running = state
         if not running:
-            return counts.at[group, cell].add(weight.astype(jnp.int32)), ()
+            return added(counts, weight), ()
         # Sums of weights lose nothing to their length: what rounding drops is carried along (Kahan).
         total, dropped = running
-        sample = jnp.zeros_like(total).at[group, cell].add(weight.astype(total.dtype)) - dropped
+        sample = added(jnp.zeros_like(total), weight) - dropped
         new = total + sample
         return (), (new, (new - total) - sample)
 
