@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from ..process import AbstractDiffusion
 from .brownian import Increment, Need, increment
+from .guard import Guard, note, resolve
 from .kernel import advance_kernel
 from .lanes import Unsupported, components, evaluate_elementwise, evaluate_lanes, lanes
 from .method import AbstractMethod, AbstractPostprocessed
@@ -49,7 +50,7 @@ class Schedule(eqx.Module):
     burn_in: Int32[Array, ""]
     every: Int32[Array, ""]
 
-    def time(self, step: UInt32[Array, ""]) -> Float[Array, ""]:
+    def time(self, step: UInt32[Array, "*n"]) -> Float[Array, "*n"]:
         # From the number of the step: adding dt again and again loses the clock in float32.
         return self.phase + step.astype(self.dt.dtype) * self.dt
 
@@ -68,7 +69,8 @@ class Problem(eqx.Module):
     The state of a block is held as one array for each component ("lanes"), or as one array of all, whose components
     are stepped alike ("elementwise") or not ("rows"). `stride` is how many steps one body takes; `dense` asks for the
     loop of single steps where that is more than one. `kernel` is what takes the steps instead of a loop, if anything: a
-    kernel on a GPU, or the same kernel interpreted, on any device.
+    kernel on a GPU, or the same kernel interpreted, on any device. `guarded` names a first passage that is watched from
+    inside the loop over lanes.
     """
 
     process: AbstractDiffusion
@@ -84,6 +86,7 @@ class Problem(eqx.Module):
     stride: int = eqx.field(static=True, default=1)
     dense: bool = eqx.field(static=True, default=False)
     kernel: Literal["", "gpu", "interpret"] = eqx.field(static=True, default="")
+    guarded: str = eqx.field(static=True, default="")
 
     @property
     def law(self) -> Law:
@@ -208,15 +211,21 @@ def _advance_block(problem, block, first, steps):
     schedule = problem.schedule
     example = step_shapes(problem, block.x.shape[0], block.x.dtype)
     program = hoist(trace(problem.step, *example))
-    loop = _one_by_one
-    if problem.kernel:
-        loop = _in_kernel
-    elif problem.stride > 1 and not problem.dense:
-        loop = _in_strides
-    run, carry = loop(problem, program, block.path, first, block.x)
     observables = observers(problem, block.path, block.exists)
+    passage: Any = observables.pop(problem.guarded, None)
     followers = {k: o for k, o in observables.items() if isinstance(o, AbstractFollower)}
     samplers = {k: o for k, o in observables.items() if k not in followers}
+    if passage is not None:
+        chance = block.observed[problem.guarded][1].chance
+        guard = Guard(passage, block.x.shape[0], block.x.dtype)
+        run, carry = _in_strides(problem, program, block.path, first, block.x, guard, chance)
+    else:
+        loop = _one_by_one
+        if problem.kernel:
+            loop = _in_kernel
+        elif problem.stride > 1 and not problem.dense:
+            loop = _in_strides
+        run, carry = loop(problem, program, block.path, first, block.x)
 
     def to_next_sample(carry):
         i, inner, observed = carry
@@ -230,17 +239,24 @@ def _advance_block(problem, block, first, steps):
         seen = {k: observed[k] for k in samplers}
         seen = lax.fori_loop(0, sampled, lambda _, o: _sample(problem, block, samplers, o, now, state(inner)), seen)
         followed = _sample(problem, block, followers, observed, now, state(inner)) if followers else {}
-        return stop, inner, seen | followed
+        return stop, inner, observed | seen | followed
 
     def state(carry):
         joined = problem.form == "lanes" and not problem.kernel
-        return jnp.stack(split(carry[0], block.x.shape[0])) if joined else carry[0]
+        d = block.x.shape[0]
+        return jnp.stack(split(carry[0], d + (passage is not None))[:d]) if joined else carry[0]
 
-    if problem.observe:
+    if observables:
         initial = jnp.zeros_like(steps), carry, block.observed
         _, carry, observed = lax.while_loop(lambda carry: carry[0] < steps, to_next_sample, initial)
     else:
         carry, observed = run(jnp.zeros_like(steps), steps, carry), block.observed
+    if passage is not None:
+        *x, chance = split(carry[0], block.x.shape[0] + 1)
+        before, now = observed[problem.guarded], first + steps.astype(jnp.uint32)
+        noted: Any = carry[1:]
+        after = resolve(problem, program, passage, before, noted, block.path, jnp.stack(x), chance, now)
+        observed = observed | {problem.guarded: after}
     return Block(block.path, block.exists, state(carry), observed)
 
 
@@ -257,8 +273,11 @@ def _sample(problem: Problem, block: Block, observables: dict, observed: dict, s
     return {k: o.update(observed[k], t, x, weight) for k, o in observables.items()}
 
 
-def _in_strides(problem: Problem, program: Program, path, first, x):
-    """A function that takes the steps from i to stop in strides, and what it starts from: one array of the state."""
+def _in_strides(problem: Problem, program: Program, path, first, x, guard: Guard | None = None, chance: Any = None):
+    """A function that takes the steps from i to stop in strides, and what it starts from: one array of the state.
+
+    With a guard the array also holds the chance of each path to be inside, and there is what `note` knows.
+    """
     pieces, dtype = _pieces(problem, x.shape[0]), x.dtype
     stride, size = problem.stride, group_size(x.dtype, problem.law)
     components = [jnp.uint32(c) for c in range(problem.numbers)]
@@ -269,19 +288,47 @@ def _in_strides(problem: Problem, program: Program, path, first, x):
         low, high = first + i.astype(jnp.uint32), first + stop.astype(jnp.uint32)
         width = jnp.uint32(stride)
 
-        def body(k, state):
-            before = xs = split(state, pieces)
+        def take_stride(k, before):
+            xs, chances = before[:pieces], before[pieces:]
+            zero = high < low
+            seen = guard.look(problem.schedule.time(k * width), xs, zero) if guard else []
             for j in range(stride // size):
                 number = k * jnp.uint32(stride // size) + jnp.uint32(j)
                 numbers = [group(problem.words, path, number, c, dtype, problem.law) for c in components]
                 for q in range(size):
                     step = number * jnp.uint32(size) + jnp.uint32(q)
+                    wanted = (step >= low) & (step < high)
                     new = _lane_step(problem, program, problem.schedule.time(step), xs, [z[q] for z in numbers])
-                    xs = _if((step >= low) & (step < high), new, xs)
-            return join([jnp.where(jnp.isfinite(a), b, a) for a, b in zip(before, xs, strict=True)])
+                    xs = _if(wanted, new, xs)
+                    if guard:
+                        now = guard.look(problem.schedule.time(step + jnp.uint32(1)), xs, zero)
+                        chances = _if(wanted, [guard.chance(chances[0], seen, now)], chances)
+                        seen = now
+            xs = [jnp.where(jnp.isfinite(a), b, a) for a, b in zip(before[:pieces], xs, strict=True)]
+            return join([*xs, *chances])
 
-        return (lax.fori_loop(low // width, (high + width - 1) // width, body, carry[0]),)
+        def body(k, carry):
+            before, *noted = carry
+            state = take_stride(k, split(before, pieces + bool(guard)))
+            if not guard:
+                return (state,)
 
+            def look(_, carry):
+                before, state, *noted = carry
+                ends = split(before, pieces + 1), split(state, pieces + 1)
+                return state, before, *note(noted, *ends, jnp.maximum(k * width, low))
+
+            # One turn of a loop, but the compiler must not know, nor find anything in it that stays the same: it would
+            # compute the stride again for each array that depends on it.
+            turns = (high > low).astype(jnp.int32)
+            state, _, *noted = lax.fori_loop(0, turns, look, (before, state, *noted))
+            return state, *noted
+
+        return lax.fori_loop(low // width, (high + width - 1) // width, body, carry)
+
+    if guard:
+        start = join([*x, chance])
+        return run, (start, jnp.zeros((pieces + 1, x.shape[1]), dtype), jnp.zeros_like(path))
     return run, (_joined(problem, x),)
 
 

@@ -24,11 +24,14 @@ from .brownian import numbers_per_step
 from .checkpoint import Store
 from .clock import Clock, make_schedule
 from .eigenbasis import scalar_processes
-from .engine import Problem, advance, fastest, start
+from .engine import Block, Problem, advance, fastest, start
 from .fingerprint import identity
+from .guard import fits
 from .kernel import supports
+from .lanes import Unsupported
 from .method import AbstractMethod, check_method
 from .observables import AbstractFollower, AbstractObservable
+from .passage import OUT, FirstPassage
 from .progress import Progress
 from .random import key_words
 from .run import Run, longest_segment
@@ -50,6 +53,9 @@ _kernels: dict[str, Literal["gpu", "interpret"]] = {"gpu": "gpu"}
 
 # Steps on which strides and single steps must agree to be exchanged.
 _steps_compared = 128
+
+# Path-steps from which on it pays to compile another loop for a first passage, which takes seconds.
+_steps_worth_a_guard = 1 << 31
 
 # Numbers of state and observables held on the device at a time, unless `chunk` says otherwise.
 _chunk_numbers = 1 << 24
@@ -184,6 +190,9 @@ def simulate(
     problem, no_kernel = _with_kernel(problem, platform, bool(following), some, clock)
     if not problem.kernel and problem.stride > 1 and ((observe and every < problem.stride) or following):
         problem, reason = _single_steps(problem, some, clock)
+        if problem.dense and n * clock.steps > _steps_worth_a_guard and (guarded := _guarded(problem, some, clock)):
+            problem, reason = guarded, ""
+            remark += ", watched from inside the loop"
     engine = (f"one step at a time: {reason}" if reason else f"{problem.stride} steps at a time") + remark
     if problem.kernel:
         engine = f"all steps between two samples in one kernel{remark}"
@@ -231,10 +240,14 @@ def _with_kernel(
 
 
 def _after(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock, steps: int) -> np.ndarray:
-    """A block of paths after so many steps."""
+    """The states of a block of paths after so many steps."""
+    return np.asarray(_block_after(problem, x0, clock, steps).x)
+
+
+def _block_after(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock, steps: int) -> Block:
     path, exists = jnp.arange(len(x0), dtype=jnp.uint32), jnp.ones(len(x0), bool)
     block = start(problem, path, exists, jnp.asarray(x0))
-    return np.asarray(advance(problem, block, jnp.uint32(clock.origin), jnp.int32(steps)).x)
+    return advance(problem, block, jnp.uint32(clock.origin), jnp.int32(steps))
 
 
 def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
@@ -284,6 +297,33 @@ def _single_steps(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clo
     steps = min(_steps_compared, clock.steps)
     ends = [_after(p, x0, clock, steps) for p in (single, dataclasses.replace(problem, observe={}))]
     return (single, "states are seen often") if np.array_equal(*ends, equal_nan=True) else (problem, "")
+
+
+def _guarded(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock) -> Problem | None:
+    """The problem with its first passage watched from inside the loop of strides, if that can be and moves no exit."""
+    names = [k for k, o in problem.observe.items() if isinstance(o, AbstractFollower)]
+    weighted = problem.transform is not None and problem.transform.weighted
+    if len(names) > 1 or problem.form != "lanes" or weighted or not fits(x0.shape[1], x0.dtype):
+        return None
+    if not isinstance(problem.observe[names[0]], FirstPassage):
+        return None
+    guarded = dataclasses.replace(problem, dense=False, guarded=names[0])
+    steps = min(_steps_compared, clock.steps)
+    try:
+        ends = [jax.tree.map(np.asarray, _block_after(p, x0, clock, steps)) for p in (guarded, problem)]
+    except Unsupported:
+        return None
+    return guarded if _same(names[0], *ends) else None
+
+
+def _same(name: str, a: Block, b: Block) -> bool:
+    """Whether two blocks agree in their states and exits, and to rounding in the chances of those who may yet leave."""
+    left, other = a.observed[name][1], b.observed[name][1]
+    gone = other.status == OUT
+    pairs = [(a.x, b.x), (left.status, other.status)]
+    pairs += [(getattr(left, k)[gone], getattr(other, k)[gone]) for k in ("level", "variance", "steps", "end", "point")]
+    chances = np.allclose(left.chance[~gone], other.chance[~gone], rtol=1e-4, equal_nan=True)
+    return chances and all(np.array_equal(x, y, equal_nan=True) for x, y in pairs)
 
 
 def _name(method: Any) -> str:

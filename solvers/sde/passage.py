@@ -1,5 +1,6 @@
 """When and where paths leave a region for the first time."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,15 +8,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32
 from scipy.special import erfcx
 
 from .._tracing import traceable
 from .observables import AbstractFollower, Paths
+from .packing import bits
 from .random import uniform
 
 # What has become of a path: it is still inside, it left, it became non-finite before that, or it only fills a block.
-_inside, _out, _lost, _absent = range(4)
+INSIDE, OUT, LOST, ABSENT = range(4)
+
+# What stands for no variance at all, or one that is not known.
+_least_variance = 1e-30
 
 # How much later than the end of all watching a time may be to count as the end: runs in float32 round.
 _whole = 1e-6
@@ -74,69 +80,96 @@ class FirstPassage(AbstractFollower):
 
     def init(self, t, x, weighted):
         paths = self._told()
-        level, spread, _ = self._look(t, x)
-        status = jnp.where(level > 0, _inside, jnp.where(level <= 0, _out, _lost)).astype(jnp.int32)
+        level, variance, _ = self._look(t, x)
+        status = jnp.where(level > 0, INSIDE, jnp.where(level <= 0, OUT, LOST)).astype(jnp.int32)
         zero = jnp.zeros_like(level)
-        watch = _Watch(
-            status=jnp.where(paths.exists, status, _absent),
+        watch = Watch(
+            status=jnp.where(paths.exists, status, ABSENT),
             point=x,
             level=level,
-            spread=spread,
+            variance=variance,
             weight=jax.vmap(lambda x: _weight(paths, t, x))(x) if weighted else zero + 1,
-            elapsed=zero,
-            dropped=zero,
-            chance=-jnp.log(uniform(paths.words, paths.path, paths.origin, x.dtype)),
+            steps=jnp.zeros(level.shape, jnp.int32),
+            elapsed=zero if weighted else None,
+            dropped=zero if weighted else None,
+            chance=1 / uniform(paths.words, paths.path, paths.origin, x.dtype),
             end=zero,
             span=zero,
+            dt=paths.dt,
         )
-        return jnp.zeros((), jnp.int32), watch
+        return jnp.sum((watch.status == INSIDE) & ~jnp.isfinite(variance), dtype=jnp.int32), watch
+
+    def begin(
+        self,
+        t: Float[Array, " n"],
+        x: Float[Array, "n d"],
+        watched: Bool[Array, " n"],
+        steps: Int32[Array, " n"],
+        watch: "Watch",
+    ) -> "Watch":
+        """The watch over some paths from states x at times t on, so many steps after the start."""
+        level, variance, _ = self._look(t, x)
+        return dataclasses.replace(
+            watch,
+            status=jnp.where(watched, INSIDE, ABSENT).astype(jnp.int32),
+            point=x,
+            level=level,
+            variance=variance,
+            steps=steps,
+        )
 
     def update(self, state, t, x, weight):
         unknown, old = state
-        level, spread, shift = self._look(t, x)
+        level, variance, shift = self._look(t, x)
         weight = weight.astype(x.dtype)
         # Trapezoidal rule; without a change of time all weights of paths that exist and are finite are 1.
         span = self._told().dt * (0.5 * (old.weight + weight))
-        watched = old.status == _inside
+        watched = old.status == INSIDE
         fine = jnp.all(jnp.isfinite(x), axis=1) & ~jnp.isnan(level)
-        known = jnp.isfinite(old.spread) & (old.spread > 0)
-        scale = jnp.where(known, old.spread, 1)
-        crossing = jnp.exp(-2 * (old.level / scale) * (jnp.maximum(level, 0) / scale))
-        chance = old.chance + jnp.log1p(-jnp.where(known, crossing, 0))
-        out = watched & fine & ((level <= 0) | (chance < 0))
+        chance = self.remaining_chance(x[0], old.chance, old.level, old.variance, level)
+        out = watched & fine & (chance < 1)
         stay = watched & fine & ~out
 
         share = old.level / jnp.where(out, old.level + jnp.abs(level), 1)
         # The straight line to x', or from both ends inside the one to its mirror image behind the boundary.
         beyond = jnp.where(out & (level > 0), 2 * share * level, 0)
         exit_point = old.point + share[:, None] * (x - old.point) - beyond[:, None] * shift
-        elapsed, dropped = _added(old.elapsed, old.dropped, span)
-        new = _Watch(
-            status=jnp.where(out, _out, jnp.where(watched & ~fine, _lost, old.status)),
+        elapsed, dropped = None, None
+        if old.elapsed is not None:
+            elapsed, dropped = _added(old.elapsed, old.dropped, span)
+            elapsed, dropped = jnp.where(stay, elapsed, old.elapsed), jnp.where(stay, dropped, old.dropped)
+        new = Watch(
+            status=jnp.where(out, OUT, jnp.where(watched & ~fine, LOST, old.status)),
             point=jnp.where(stay[:, None], x, jnp.where(out[:, None], exit_point, old.point)),
             level=jnp.where(stay, level, old.level),
-            spread=jnp.where(stay, spread, old.spread),
+            variance=jnp.where(stay, variance, old.variance),
             weight=jnp.where(stay, weight, old.weight),
-            elapsed=jnp.where(stay, elapsed, old.elapsed),
-            dropped=jnp.where(stay, dropped, old.dropped),
+            steps=old.steps + stay.astype(jnp.int32),
+            elapsed=elapsed,
+            dropped=dropped,
             chance=jnp.where(stay, chance, old.chance),
             end=jnp.where(out, level, old.end),
             span=jnp.where(out, span, old.span),
+            dt=old.dt,
         )
-        return unknown + jnp.sum(stay & ~jnp.isfinite(old.spread), dtype=jnp.int32), new
+        return unknown + jnp.sum(stay & ~jnp.isfinite(variance), dtype=jnp.int32), new
 
     def reduce(self, state, block):
         unknown, watch = state
-        present = watch.status != _absent
+        present = watch.status != ABSENT
         status, point = watch.status[present], watch.point[present]
-        level, spread, elapsed, dropped, end, span = (
-            np.asarray(a[present], np.float64)
-            for a in (watch.level, watch.spread, watch.elapsed, watch.dropped, watch.end, watch.span)
+        level, variance, end, span = (
+            np.asarray(a[present], np.float64) for a in (watch.level, watch.variance, watch.end, watch.span)
         )
-        watched = elapsed - dropped
+        if watch.elapsed is None:
+            watched = watch.steps[present] * np.float64(watch.dt)
+        else:
+            watched = np.asarray(watch.elapsed, np.float64)[present] - np.asarray(watch.dropped, np.float64)[present]
         crossed = span > 0
-        watched[crossed] += span[crossed] * crossing_part(level[crossed], np.abs(end[crossed]), spread[crossed])
-        return {block: (status, watched, point[status == _out], int(unknown))}
+        watched[crossed] += span[crossed] * crossing_part(
+            level[crossed], np.abs(end[crossed]), np.sqrt(variance[crossed])
+        )
+        return {block: (status, watched, point[status == OUT], int(unknown))}
 
     def merge(self, a, b):
         return a | b
@@ -145,10 +178,10 @@ class FirstPassage(AbstractFollower):
         parts = [total[block] for block in sorted(total)]
         status, watched, points = (np.concatenate([p[i] for p in parts]) for i in range(3))
         return FirstPassageResult(
-            times=np.where(status == _out, watched, np.nan),
+            times=np.where(status == OUT, watched, np.nan),
             points=points,
-            watched=np.where(status == _lost, np.nan, watched),
-            nonfinite=int(np.sum(status == _lost)),
+            watched=np.where(status == LOST, np.nan, watched),
+            nonfinite=int(np.sum(status == LOST)),
             uncorrected=sum(p[3] for p in parts),
         )
 
@@ -158,47 +191,84 @@ class FirstPassage(AbstractFollower):
         return self.paths
 
     def _look(
-        self, t: Float[Array, ""], x: Float[Array, "n d"]
+        self, t: Float[Array, "*n"], x: Float[Array, "n d"]
     ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, "n d"]]:
-        """Levels; their standard deviations over a step; and the shifts of x, across the boundary, by which they grow
-        by 1. Where nothing is to be corrected, the latter two are 0.
+        """Levels; their variances over a step; and the shifts of x, across the boundary, by which they grow by 1.
+
+        Where nothing is to be corrected, the latter two are 0.
         """
-        paths = self._told()
-        if not self.bridge or eqx.filter_eval_shape(lambda x: _value(self.inside, x), x[0]).dtype == bool:
+        if not self._bridged(x[0]):
             level = jax.vmap(lambda x: _level(self.inside, x))(x)
             return level, jnp.zeros_like(level), jnp.zeros_like(x)
+        paths = self._told()
 
-        def look(x):
+        def look(t, x):
             y = x if paths.transform is None else paths.transform.enter(x)
-            level, gradient = jax.value_and_grad(lambda y: _level(self.inside, _leave(paths, y)))(y)
-            noise = paths.process.noise(t, y)
-            along = noise.transpose().mv(gradient)
-            rate = along @ along
-            shift = noise.mv(along) / jnp.where(rate > 0, rate, 1)
+            level, variance, along = self._level_and_variance(t, y)
+            shift = paths.process.noise(t, y).mv(along) * paths.dt / jnp.where(variance > 0, variance, 1)
             _, shift = jax.jvp(lambda y: _leave(paths, y), (y,), (shift,))
-            return level, jnp.sqrt(rate * paths.dt), jnp.where(jnp.isfinite(shift), shift, 0)
+            return level, variance, jnp.where(jnp.isfinite(shift), shift, 0)
 
-        return jax.vmap(look)(x)
+        return jax.vmap(look, in_axes=(0 if jnp.ndim(t) else None, 0))(t, x)
+
+    def guard(self, t: Float[Array, ""], y: Float[Array, " d"]) -> Float[Array, "2"]:
+        """Level and its variance over a step, for a path whose stepped variable is y."""
+        paths = self._told()
+        if not self._bridged(y):
+            level = _level(self.inside, _leave(paths, y))
+            return jnp.stack([level, jnp.zeros_like(level)])
+        return jnp.stack(self._level_and_variance(t, y)[:2])
+
+    def remaining_chance(
+        self,
+        x: Any,
+        chance: Float[Array, " n"],
+        level: Float[Array, " n"],
+        variance: Float[Array, " n"],
+        after: Float[Array, " n"],
+    ) -> Float[Array, " n"]:
+        """`chance` times the probability that a bridge from `level` > 0 to `after` stays above 0; or 0 or less.
+
+        Without a select, which would cut a loop over lanes into many; of the point `x` only the shape matters.
+        """
+        if not self._bridged(x):
+            return jnp.minimum(chance, after / _least_variance)
+        exponent = jnp.maximum(level * after / _known(variance), jnp.zeros_like(level))
+        return chance - chance * jnp.exp(-2 * exponent)
+
+    def _bridged(self, x: Any) -> bool:
+        return self.bridge and eqx.filter_eval_shape(lambda x: _value(self.inside, x), x).dtype != bool
+
+    def _level_and_variance(
+        self, t: Float[Array, ""], y: Float[Array, " d"]
+    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " m"]]:
+        paths = self._told()
+        level, gradient = jax.value_and_grad(lambda y: _level(self.inside, _leave(paths, y)))(y)
+        along = paths.process.noise(t, y).transpose().mv(gradient)
+        return level, (along @ along) * paths.dt, along
 
 
-class _Watch(eqx.Module):
+class Watch(eqx.Module):
     """What is known of paths: while they are inside, from the last look at them.
 
-    Once they left, `elapsed` to `spread` are of the start of the step in which they did, `end` is the level after it,
-    `span` its duration, and `point` the point of exit. `elapsed` is a sum with what rounding `dropped` (Kahan).
-    `chance` is -log of a random number, and of the probability to have stayed inside so far.
+    Once they left, `level` to `dropped` are of the start of the step in which they did, `end` is the level after it,
+    `span` its duration, and `point` the point of exit. Under a change of time `elapsed` is a sum with what rounding
+    `dropped` (Kahan); otherwise `steps` of length `dt` tell the time. `chance` is the probability to have stayed inside
+    so far over a random number: a path is out when that is less than 1.
     """
 
     status: Int32[Array, " n"]
     point: Float[Array, "n d"]
     level: Float[Array, " n"]
-    spread: Float[Array, " n"]
+    variance: Float[Array, " n"]
     weight: Float[Array, " n"]
-    elapsed: Float[Array, " n"]
-    dropped: Float[Array, " n"]
+    steps: Int32[Array, " n"]
+    elapsed: Float[Array, " n"] | None
+    dropped: Float[Array, " n"] | None
     chance: Float[Array, " n"]
     end: Float[Array, " n"]
     span: Float[Array, " n"]
+    dt: Float[Array, ""]
 
 
 class FirstPassageResult(eqx.Module):
@@ -215,7 +285,7 @@ class FirstPassageResult(eqx.Module):
     where paths forget their start long before they leave; 1 / `rate` is then the mean exit time, however few left.
 
     `uncorrected` counts steps for which the gradient of the level function was not finite, so that crossings during the
-    step went unseen.
+    step went unseen; in long runs, whose paths are watched from inside a loop of many steps, the first step only.
     """
 
     times: Float[np.ndarray, " n"]
@@ -321,6 +391,18 @@ def _leave(paths: Paths, y: Float[Array, " d"]) -> Float[Array, " d"]:
 def _weight(paths: Paths, t: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, ""]:
     assert paths.transform is not None
     return paths.transform.weight(t, x)
+
+
+def _known(variance: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The variance where it is positive and finite, and else next to nothing: then no bridge crosses."""
+    word = bits(variance)
+    integer = jnp.int32 if word.dtype == jnp.uint32 else jnp.int64
+    with jax.enable_x64(True):
+        infinity, least = (bits(jnp.asarray(v, variance.dtype)) for v in (jnp.inf, _least_variance))
+        mask = lax.convert_element_type(
+            -lax.convert_element_type(word - word.dtype.type(1) < infinity - 1, integer), word.dtype
+        )
+        return lax.bitcast_convert_type((word & mask) | (least & ~mask), variance.dtype)
 
 
 def _added(

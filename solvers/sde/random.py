@@ -85,7 +85,7 @@ def group_size(dtype: Any, law: Law = "normal") -> int:
 def group(
     words: UInt32[Array, "2"],
     path: UInt32[Array, "*n"],
-    group: UInt32[Array, ""],
+    group: UInt32[Array, "..."],
     component: UInt32[Array, "..."],
     dtype: Any,
     law: Law = "normal",
@@ -148,7 +148,7 @@ def unpaired(z: Complex[Array, "n pairs"], count: int) -> Float[Array, "n {count
     return jnp.concatenate([z.real, z.imag], axis=1)[:, :count]
 
 
-def of_step(numbers: list[Float[Array, "*n"]], step: UInt32[Array, ""]) -> Float[Array, "*n"]:
+def of_step(numbers: list[Float[Array, "*n"]], step: UInt32[Array, "..."]) -> Float[Array, "*n"]:
     """The numbers of one step out of those of its group."""
     chosen = numbers[0]
     for k in range(1, len(numbers)):

@@ -375,7 +375,7 @@ def test_same_bits_in_every_layout(name, monkeypatch):
     monkeypatch.setattr(ensemble, "_block_sizes", (64, 1024))
     method, x64 = _layouts[name]
     with jax.enable_x64(x64), jax.numpy_dtype_promotion("standard"):
-        process = Diffusion(lambda t, x: -x * (x @ x - 1), lambda t, x: jnp.sqrt(0.3 + (x @ x - 1) ** 2 / 4))
+        process = _ring
         x0 = 0.5 * np.random.default_rng(0).normal(size=(2577, 2)).astype(np.float64 if x64 else np.float32)
         run = {"t1": 0.8, "dt": 0.02, "key": 5, "burn_in": 0.1, "every": 3}
         others = {"x": sde.Moments(), "p": sde.Histogram(Grid.uniform(*[(-2.0, 2.0, 9)] * 2))}
@@ -399,6 +399,60 @@ def test_same_bits_in_every_layout(name, monkeypatch):
         alone = sde.simulate(process, method, x0, **(run | {"every": 1000}), observe={"T": observe["T"]})
         assert np.array_equal(alone.final, whole.final)
         assert np.array_equal(alone["T"].times, whole["T"].times, equal_nan=True)
+
+
+_ring = Diffusion(lambda t, x: -x * (x @ x - 1), lambda t, x: jnp.sqrt(0.3 + (x @ x - 1) ** 2 / 4))
+_guards = {
+    "bridges": (_ring, sde.FirstPassage(lambda x: 1.2 - x @ x), 1, sde.EulerMaruyama(), jnp.float32),
+    "interpolated": (_ring, sde.FirstPassage(lambda x: 1.2 - x @ x, bridge=False), 1, sde.Milstein(), jnp.float32),
+    "booleans": (_ring, sde.FirstPassage(lambda x: x @ x < 1.2), 1, sde.EulerMaruyama(), jnp.float64),
+    "time": (
+        Diffusion(lambda t, x: jnp.sin(3 * t) - x, lambda t, x: 0.5 + 0.1 * jnp.cos(t)),
+        sde.FirstPassage(lambda x: jnp.minimum(0.9 - x[0], x[0] + 0.8)),
+        1,
+        sde.EulerMaruyama(),
+        jnp.float64,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(_guards))
+def test_watching_from_inside_the_loop_changes_nothing(name, monkeypatch):
+    monkeypatch.setattr(ensemble, "_block_sizes", (64, 1024))
+    process, passage, d, method, dtype = _guards[name]
+    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("standard"):
+        x0 = 0.3 * np.random.default_rng(0).normal(size=(2577, d)).astype(dtype)
+        run = {"t1": 1.62, "dt": 0.02, "key": 5, "burn_in": 0.1, "every": 5}
+        observe = {"T": passage, "x": sde.Moments()}
+        plain = sde.simulate(process, method, x0, **run, observe=observe)
+        assert "watched" not in plain.engine
+        assert 0.1 < plain["T"].fraction < 0.95
+        monkeypatch.setattr(ensemble, "_steps_worth_a_guard", 0)
+        layouts = [
+            {},
+            {"segment": 7, "chunk": 2048},
+            {"mesh": jax.make_mesh((2,), ("paths",)), "chunk": 1, "segment": 33},
+        ]
+        for layout in layouts:
+            inside = sde.simulate(process, method, x0, **run, observe=observe, **layout)
+            assert "watched from inside the loop" in inside.engine
+            assert np.array_equal(inside.final, plain.final), layout
+            assert np.array_equal(inside["x"].mean, plain["x"].mean), layout
+            for field in ("times", "points", "watched", "nonfinite"):
+                assert np.array_equal(getattr(inside["T"], field), getattr(plain["T"], field), equal_nan=True), layout
+
+
+def test_what_is_not_watched_from_inside_the_loop(monkeypatch):
+    monkeypatch.setattr(ensemble, "_steps_worth_a_guard", 0)
+    one, x0 = sde.FirstPassage(lambda x: 1.2 - x @ x), np.full((50, 1), 0.1)
+    run = {"t1": 0.4, "dt": 0.02, "key": 5}
+    for method, start, observe in (
+        (sde.EulerMaruyama(), x0, {"a": one, "b": one}),
+        (sde.TimeChanged(sde.LeimkuhlerMatthews()), x0, {"a": one}),
+        (sde.EulerMaruyama(), np.full((50, 2), 0.1), {"a": one}),
+        (sde.EulerMaruyama(), x0, {"a": sde.FirstPassage(lambda x: 1.2 - jnp.sort(x)[0] ** 2)}),
+    ):
+        assert "watched" not in sde.simulate(_ring, method, start, **run, observe=observe).engine
 
 
 def test_a_resumed_run_has_the_same_exits(tmp_path):
