@@ -28,7 +28,7 @@ SECTIONS = {
     "law": ("The law at scale", "laws", "law"),
     "kills": ("Kills", "kills", "kills"),
 }
-REPORT = measure.HERE / "sde.md"
+REPORT, README = measure.HERE / "sde.md", measure.HERE.parent / "README.md"
 
 
 def main() -> None:
@@ -52,6 +52,7 @@ def main() -> None:
         print(f"\n## {heading}\n\n{parts[heading]}", flush=True)
         if written:
             REPORT.write_text(_report(parts))
+            README.write_text(_readme(README.read_text(), parts))
     return None
 
 
@@ -59,6 +60,28 @@ def _report(parts: dict[str, str]) -> str:
     head = "# Benchmark of `solvers.sde`\n\nWritten by `python benchmarks/sde.py`.\n\n" + measure.machine()
     sections = [f"## {h}\n\n{parts[h].strip()}" for h, _, _ in SECTIONS.values() if h in parts]
     return "\n\n".join([head, *sections]) + "\n"
+
+
+def _readme(readme: str, parts: dict[str, str]) -> str:
+    """The README with a short form of the table of throughputs between its marks."""
+    rates, ratios, *_ = _tables(parts["Throughput"])
+    rows = [
+        [name, rate.split()[0], diffrax.split()[0], naive.split()[0]]
+        for (name, rate, *_), (_, diffrax, _, _, naive, _) in zip(rates, ratios, strict=True)
+    ]
+    table = measure.table(("float32 unless said", "M path-steps/s", "diffrax", "scan"), rows)
+    before, mark, rest = readme.partition("<!-- throughput -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    return f"{before}{mark}{table}\n{end}{after}"
+
+
+def _tables(text: str) -> list[list[list[str]]]:
+    """The rows of the tables of a text, without their heads."""
+    tables: list[list[list[str]]] = []
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            tables.append([[cell.strip() for cell in row.strip("|").split(" | ")] for row in block.splitlines()[2:]])
+    return tables
 
 
 def _parts(report: str) -> dict[str, str]:
