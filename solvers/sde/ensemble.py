@@ -6,11 +6,10 @@ bits do not depend on chunks, devices, segments or on what is observed.
 """
 
 import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,16 +21,12 @@ from jaxtyping import Array, Float, Inexact
 from ..process import AbstractDiffusion, noise_structure
 from .brownian import numbers_per_step
 from .checkpoint import Store
+from .choice import best_loop, in_best_coordinates
 from .clock import Clock, make_schedule
-from .eigenbasis import scalar_processes
-from .engine import Block, Problem, advance, fastest, start
+from .engine import Problem
 from .fingerprint import identity
-from .guard import fits
-from .kernel import supports
-from .lanes import Unsupported
 from .method import AbstractMethod, check_method
 from .observables import AbstractFollower, AbstractObservable
-from .passage import OUT, FirstPassage
 from .progress import Progress
 from .random import key_words
 from .run import Run, longest_segment
@@ -47,15 +42,6 @@ _block_unit, _block_share = 64, 4
 
 # On a GPU there is one block or a few, of as many times more paths, to fill it.
 _wider = {"gpu": 1 << 8}
-
-# What steps paths in place of a loop, by platform.
-_kernels: dict[str, Literal["gpu", "interpret"]] = {"gpu": "gpu"}
-
-# Steps on which strides and single steps must agree to be exchanged.
-_steps_compared = 128
-
-# Path-steps from which on it pays to compile another loop for a first passage, which takes seconds.
-_steps_worth_a_guard = 1 << 31
 
 # Numbers of state and observables held on the device at a time, unless `chunk` says otherwise.
 _chunk_numbers = 1 << 24
@@ -182,22 +168,12 @@ def simulate(
         motions=motions,
         numbers=numbers_per_step(need, motions, clock.dt),
     )
-    problem, reason, remark = _in_best_coordinates(problem, point)
+    problem = in_best_coordinates(problem, point)
     devices = _devices(mesh, checkpoint)
     platform = (devices or jax.devices())[0].platform
     block = _block_size(n, d, problem.numbers, platform)
     some = np.resize(x0, (block, d)) if n < block else x0[:block]
-    problem, no_kernel = _with_kernel(problem, platform, bool(following), some, clock)
-    if not problem.kernel and problem.stride > 1 and ((observe and every < problem.stride) or following):
-        problem, reason = _single_steps(problem, some, clock)
-        if problem.dense and n * clock.steps > _steps_worth_a_guard and (guarded := _guarded(problem, some, clock)):
-            problem, reason = guarded, ""
-            remark += ", watched from inside the loop"
-    engine = (f"one step at a time: {reason}" if reason else f"{problem.stride} steps at a time") + remark
-    if problem.kernel:
-        engine = f"all steps between two samples in one kernel{remark}"
-    elif no_kernel:
-        engine += f"; not in a kernel: {no_kernel}"
+    problem, engine = best_loop(problem, some, clock, every, n, platform)
     store = None
     if checkpoint is not None:
         store = Store(checkpoint, identity(problem, name, clock, x0, block, saves))
@@ -205,49 +181,6 @@ def simulate(
     began = time.perf_counter()
     run.through(_chunk_blocks(run, chunk), Progress(progress, clock.steps * len(x0)))
     return _result(run, name, engine, time.perf_counter() - began)
-
-
-def _in_best_coordinates(problem: Problem, x: Float[Array, " d"]) -> tuple[Problem, str, str]:
-    """The problem in its fastest form, why it takes one step at a time if it does, and a remark on the coordinates."""
-    fast, reason = fastest(problem, x)
-    if fast.stride == 1 and problem.transform is None and (turned := scalar_processes(problem.process, x)) is not None:
-        process, basis = turned
-        need = problem.method.needs(process, jnp.asarray(np.asarray(basis.vectors).T @ np.asarray(x)[:, None]).T)
-        count = {"need": need, "motions": x.size, "numbers": x.size}
-        scalar = dataclasses.replace(problem, process=process, transform=basis, **count)
-        scalar, _ = fastest(scalar, x) if need == "increment" else (problem, "")
-        if scalar.stride > 1:
-            return scalar, "", ", in the eigenvectors of the linear drift"
-    return fast, reason, ""
-
-
-def _with_kernel(
-    problem: Problem, platform: str, following: bool, x0: Float[np.ndarray, "block d"], clock: Clock
-) -> tuple[Problem, str]:
-    """The problem stepped by a kernel, where the platform has kernels and this one can be; or why not."""
-    if platform not in _kernels:
-        return problem, ""
-    if following:
-        return problem, "every step is looked at"
-    if reason := supports(problem, x0.shape[1], x0.dtype):
-        return problem, reason
-    kernel = dataclasses.replace(problem, kernel=_kernels[platform])
-    try:
-        _after(kernel, x0, clock, 0)
-    except Exception as error:  # Whatever a compiler for GPUs may say: the loops do not need it.
-        return problem, f"it does not compile: {str(error).splitlines()[0]}"
-    return kernel, ""
-
-
-def _after(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock, steps: int) -> np.ndarray:
-    """The states of a block of paths after so many steps."""
-    return np.asarray(_block_after(problem, x0, clock, steps).x)
-
-
-def _block_after(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock, steps: int) -> Block:
-    path, exists = jnp.arange(len(x0), dtype=jnp.uint32), jnp.ones(len(x0), bool)
-    block = start(problem, path, exists, jnp.asarray(x0))
-    return advance(problem, block, jnp.uint32(clock.origin), jnp.int32(steps))
 
 
 def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
@@ -285,45 +218,6 @@ def _block_size(n: int, d: int, numbers: int, platform: str) -> int:
         blocks = -(-blocks // _block_share) * _block_share
     share = -(-n // blocks)
     return max(16, -(-share // _block_unit) * _block_unit if share > _block_unit else 1 << (share - 1).bit_length())
-
-
-def _single_steps(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock) -> tuple[Problem, str]:
-    """The problem with steps taken one at a time, if that gives the same bits: as it is where states are seen often.
-
-    In strides, steps between samples that are closer than a stride would be computed in vain. Both loops do the same
-    arithmetic; whether the compiler rounds it in the same places is found out on the first block of paths.
-    """
-    single = dataclasses.replace(problem, dense=True)
-    steps = min(_steps_compared, clock.steps)
-    ends = [_after(p, x0, clock, steps) for p in (single, dataclasses.replace(problem, observe={}))]
-    return (single, "states are seen often") if np.array_equal(*ends, equal_nan=True) else (problem, "")
-
-
-def _guarded(problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock) -> Problem | None:
-    """The problem with its first passage watched from inside the loop of strides, if that can be and moves no exit."""
-    names = [k for k, o in problem.observe.items() if isinstance(o, AbstractFollower)]
-    weighted = problem.transform is not None and problem.transform.weighted
-    if len(names) > 1 or problem.form != "lanes" or weighted or not fits(x0.shape[1], x0.dtype):
-        return None
-    if not isinstance(problem.observe[names[0]], FirstPassage):
-        return None
-    guarded = dataclasses.replace(problem, dense=False, guarded=names[0])
-    steps = min(_steps_compared, clock.steps)
-    try:
-        ends = [jax.tree.map(np.asarray, _block_after(p, x0, clock, steps)) for p in (guarded, problem)]
-    except Unsupported:
-        return None
-    return guarded if _same(names[0], *ends) else None
-
-
-def _same(name: str, a: Block, b: Block) -> bool:
-    """Whether two blocks agree in their states and exits, and to rounding in the chances of those who may yet leave."""
-    left, other = a.observed[name][1], b.observed[name][1]
-    gone = other.status == OUT
-    pairs = [(a.x, b.x), (left.status, other.status)]
-    pairs += [(getattr(left, k)[gone], getattr(other, k)[gone]) for k in ("level", "variance", "steps", "end", "point")]
-    chances = np.allclose(left.chance[~gone], other.chance[~gone], rtol=1e-4, equal_nan=True)
-    return chances and all(np.array_equal(x, y, equal_nan=True) for x, y in pairs)
 
 
 def _name(method: Any) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from solvers import Diffusion, Grid, sde
 from solvers.process import noise_structure
-from solvers.sde import EulerMaruyama, LeimkuhlerMatthews, Milstein, engine, ensemble, kernel
+from solvers.sde import EulerMaruyama, LeimkuhlerMatthews, Milstein, choice, engine, kernel
 from solvers.sde.brownian import numbers_per_step
 from solvers.sde.clock import Clock, make_schedule
 from solvers.sde.random import key_words
@@ -219,7 +219,7 @@ def test_a_path_that_went_wrong_does_not_become_sound():
 @pytest.fixture
 def kernels(monkeypatch):
     """As if the CPU were a GPU: kernels are used where they can be, and interpreted."""
-    monkeypatch.setattr(ensemble, "_kernels", {"cpu": "interpret"})
+    monkeypatch.setattr(choice, "_kernels", {"cpu": "interpret"})
 
 
 _run = {"t1": 0.5, "dt": 0.01, "key": 3, "paths": 300}
@@ -233,7 +233,7 @@ def test_a_run_in_kernels_is_the_run(gpu, kernels, monkeypatch, name):
     options = {**_run, "observe": observe, "every": 5, "save_at": [0.13, 0.5]}
     inside = sde.simulate(process, method, x0, **options)
     assert "in one kernel" in inside.engine
-    monkeypatch.setattr(ensemble, "_kernels", {})
+    monkeypatch.setattr(choice, "_kernels", {})
     outside = sde.simulate(process, method, x0, **options)
     assert "kernel" not in outside.engine
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 1e-11, "atol": 1e-12}
@@ -247,7 +247,7 @@ def test_linear_processes_keep_their_eigenvectors_in_kernels(gpu, kernels, monke
     process = Diffusion(lambda t, x: -jnp.asarray(q * np.arange(1.0, 7.0) @ q.T, x.dtype) @ x, lambda t, x: 0.3)
     inside = sde.simulate(process, EulerMaruyama(), np.ones(6), **_run)
     assert "in one kernel, in the eigenvectors" in inside.engine
-    monkeypatch.setattr(ensemble, "_kernels", {})
+    monkeypatch.setattr(choice, "_kernels", {})
     assert np.allclose(inside.final, sde.simulate(process, EulerMaruyama(), np.ones(6), **_run).final, atol=1e-12)
 
 
@@ -261,7 +261,7 @@ def test_why_there_is_no_kernel(gpu, kernels):
 
 def test_a_kernel_that_does_not_compile_is_not_used(gpu, monkeypatch):
     # Nothing compiles such a kernel for a CPU.
-    monkeypatch.setattr(ensemble, "_kernels", {"cpu": "gpu"})
+    monkeypatch.setattr(choice, "_kernels", {"cpu": "gpu"})
     out = sde.simulate(_cases["ring"][0], EulerMaruyama(), np.full(2, 0.7, np.float32), **_run)
     assert "not in a kernel: it does not compile" in out.engine
     assert np.all(np.isfinite(out.final))

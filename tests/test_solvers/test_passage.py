@@ -8,7 +8,7 @@ from scipy import integrate, stats
 from scipy.special import erfcx
 
 from solvers import Diffusion, Grid, sde
-from solvers.sde import ensemble
+from solvers.sde import choice, ensemble
 from solvers.sde.passage import crossing_part
 from solvers.sde.random import key_words, uniform
 
@@ -427,7 +427,7 @@ def test_watching_from_inside_the_loop_changes_nothing(name, monkeypatch):
         plain = sde.simulate(process, method, x0, **run, observe=observe)
         assert "watched" not in plain.engine
         assert 0.1 < plain["T"].fraction < 0.95
-        monkeypatch.setattr(ensemble, "_steps_worth_a_guard", 0)
+        monkeypatch.setattr(choice, "_steps_worth_a_guard", 0)
         layouts = [
             {},
             {"segment": 7, "chunk": 2048},
@@ -443,7 +443,7 @@ def test_watching_from_inside_the_loop_changes_nothing(name, monkeypatch):
 
 
 def test_what_is_not_watched_from_inside_the_loop(monkeypatch):
-    monkeypatch.setattr(ensemble, "_steps_worth_a_guard", 0)
+    monkeypatch.setattr(choice, "_steps_worth_a_guard", 0)
     one, x0 = sde.FirstPassage(lambda x: 1.2 - x @ x), np.full((50, 1), 0.1)
     run = {"t1": 0.4, "dt": 0.02, "key": 5}
     for method, start, observe in (
