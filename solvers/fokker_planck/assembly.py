@@ -19,6 +19,7 @@ can fail.
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -119,11 +120,18 @@ def assemble(process: AbstractDiffusion, grid: Grid, boundary: str | Sequence[st
     that is not finite, `NotImplementedError` for diffusion that is degenerate or has off-diagonal entries, and for
     more than two axes.
     """
+    return assemble_checked(process, grid, checked_boundary(process, grid, boundary))
+
+
+def checked_boundary(
+    process: Any, grid: Grid, boundary: str | Sequence[str], most_axes: int = 2
+) -> tuple[Boundary, ...]:
+    """`boundary`, one word an axis, after checks of all three arguments; computes nothing."""
     kinds = _per_axis(boundary, grid)
     if any(n < 2 for n in grid.shape):
         raise ValueError(f"`grid` must have at least two cells along each axis, got shape {grid.shape}.")
-    check_process(process, grid)
-    return _assemble(process, grid, kinds, resolved_edge)
+    check_process(process, grid, most_axes)
+    return kinds
 
 
 def check_generator(generator: Any) -> None:
@@ -140,19 +148,20 @@ def coarsen(generator: Generator) -> Generator:
     Edges that were resolved count as resolved again, though twice as long: both schemes are then the same but for the
     width of the cells, and their results can be extrapolated.
     """
-    return _assemble(generator.process, generator.grid.coarsen(), generator.boundary, 2 * generator.resolved)
+    return assemble_checked(generator.process, generator.grid.coarsen(), generator.boundary, 2 * generator.resolved)
 
 
-def _assemble(process: AbstractDiffusion, grid: Grid, boundary: tuple[Boundary, ...], resolved: float) -> Generator:
+def assemble_checked(
+    process: AbstractDiffusion, grid: Grid, boundary: tuple[Boundary, ...], resolved: float = resolved_edge
+) -> Generator:
+    """The generator in any number of dimensions, of arguments that `checked_boundary` let pass."""
     integrals, diffusion = half_edge_integrals(process, grid)
     axes = [_axis_rates(grid, k, boundary[k], integrals[k], diffusion[k], resolved) for k in range(grid.ndim)]
     up, down, log_ratios = zip(*axes, strict=True)
     log_weights, defect = _potential(log_ratios, grid.shape)
-    closed = defect <= _cycle_tolerance
+    log_weights = log_weights if defect <= _cycle_tolerance else None
     matrix = _matrix(up, down, boundary, grid.shape)
-    return Generator(
-        process, grid, boundary, matrix, up, down, log_ratios, log_weights if closed else None, defect, resolved
-    )
+    return Generator(process, grid, boundary, matrix, up, down, log_ratios, log_weights, defect, resolved)
 
 
 def _per_axis(boundary: str | Sequence[str], grid: Grid) -> tuple[Boundary, ...]:
@@ -221,7 +230,7 @@ def _potential(
             break
         origin, total = heaviest, _summed(log_ratios, shape, heaviest)
     total -= np.max(total)
-    defect = _corner_defect(log_ratios) if len(shape) == 2 else 0.0
+    defect = _corner_defect(log_ratios)
     for k, ratio in enumerate(log_ratios):
         low, high, ratio = (np.moveaxis(a, k, 0) for a in (total, np.roll(total, -1, axis=k), ratio))
         missed = np.abs((high - low)[: len(ratio)] - ratio)
@@ -234,12 +243,15 @@ def _potential(
 
 
 def _corner_defect(log_ratios: tuple[Float[np.ndarray, "..."], ...]) -> float:
-    """The largest sum of log ratios around four cells that meet in a corner."""
-    x, y = log_ratios[0], log_ratios[1]
-    x, y = x[: y.shape[0] - 1], y[:, : x.shape[1] - 1]
-    around = np.abs(x[:, :-1] + y[1:] - x[:, 1:] - y[:-1])
-    gentle = np.max(np.abs([x[:, :-1], y[1:], x[:, 1:], y[:-1]]), axis=0) < _steep
-    return float(np.max(around, where=gentle, initial=0.0))
+    """The largest sum of log ratios around four cells that meet in a corner, or in an edge of cells in space."""
+    defect = 0.0
+    for k, m in itertools.combinations(range(len(log_ratios)), 2):
+        x, y = (np.moveaxis(log_ratios[a], (k, m), (0, 1)) for a in (k, m))
+        x, y = x[: y.shape[0] - 1], y[:, : x.shape[1] - 1]
+        around = np.abs(x[:, :-1] + y[1:] - x[:, 1:] - y[:-1])
+        gentle = np.max(np.abs([x[:, :-1], y[1:], x[:, 1:], y[:-1]]), axis=0) < _steep
+        defect = max(defect, float(np.max(around, where=gentle, initial=0.0)))
+    return defect
 
 
 def _summed(

@@ -14,16 +14,17 @@ _diagonal_tolerance = 1e-12
 _nodes = 4
 
 
-def check_process(process: AbstractDiffusion, grid: Grid) -> None:
+def check_process(process: AbstractDiffusion, grid: Grid, most_axes: int = 2) -> None:
     """Raise if the process can't be evaluated at the points of the grid in float64; computes nothing."""
     if jnp.zeros(()).dtype != jnp.float64:
         raise RuntimeError(
             "The Fokker-Planck solver needs float64, which is off in JAX. Add at the top of your program: "
             'jax.config.update("jax_enable_x64", True)'
         )
-    if grid.ndim > 2:
+    if grid.ndim > most_axes:
         raise NotImplementedError(
-            f"`grid` has {grid.ndim} axes; the Fokker-Planck solver handles 1 and 2. In more dimensions simulate "
+            f"`grid` has {grid.ndim} axes; the Fokker-Planck solver handles 1 and 2, and for exit times, "
+            "quasi-stationary laws and committors 3. In more dimensions simulate "
             "particles with `solvers.sde.simulate`, or reduce the process to a radial or marginal one."
         )
     try:

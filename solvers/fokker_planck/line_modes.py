@@ -11,12 +11,12 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from .assembly import Generator
 
+def line_rates(up: Float[np.ndarray, " faces"], down: Float[np.ndarray, " faces"], k: int) -> Float[np.ndarray, " k"]:
+    """The k slowest rates of a chain of cells with jump rates `up` and `down` through its faces.
 
-def line_rates(generator: Generator, k: int) -> Float[np.ndarray, " k"]:
-    """The k slowest rates of a generator on a line that is not periodic; the first exactly 0 if mass is conserved."""
-    (up,), (down,) = generator.up, generator.down
+    The first is exactly 0 if mass is conserved: the faces at both ends are closed.
+    """
     # In turn down through face f into cell f - 1, up through it, ...; closed ends have rates of zero.
     chain = np.stack([up, down], axis=-1).ravel()[1:-1]
     closed_low, closed_high = down[0] == 0, up[-1] == 0
@@ -40,12 +40,13 @@ def line_rates(generator: Generator, k: int) -> Float[np.ndarray, " k"]:
     return np.concatenate([np.zeros(zeros), np.sort(singular) ** 2])
 
 
-def line_modes(generator: Generator, rates: Float[np.ndarray, " k"]) -> Float[np.ndarray, "k n"]:
+def line_modes(
+    up: Float[np.ndarray, " faces"], down: Float[np.ndarray, " faces"], rates: Float[np.ndarray, " k"]
+) -> Float[np.ndarray, "k n"]:
     """The modes of these rates, from recurrences that start at both ends and meet where they fit best.
 
     Going from a tail to the bulk each recurrence is stable, so that modes are right even where the law underflows.
     """
-    (up,), (down,) = generator.up, generator.down
     modes = np.ones((len(rates), up.size - 1))
     for mode, rate in zip(modes, rates, strict=True):
         if rate == 0:

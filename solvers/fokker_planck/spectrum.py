@@ -81,8 +81,9 @@ def _rates_and_modes(
     generator: Generator, k: int, weights: Float[np.ndarray, "..."]
 ) -> tuple[Inexact[np.ndarray, " k"], Inexact[np.ndarray, "k ..."], Float[np.ndarray, " k"]]:
     if _is_line(generator):
-        rates = line_rates(generator, k)
-        return rates, line_modes(generator, rates), np.zeros(k)
+        up, down = generator.up[0], generator.down[0]
+        rates = line_rates(up, down, k)
+        return rates, line_modes(up, down, rates), np.zeros(k)
     rates, modes, noise = krylov_rates_and_modes(generator, k, weights)
     return rates, modes.reshape(k, *generator.grid.shape), noise
 
@@ -99,7 +100,7 @@ def _extrapolated(
         return fine, np.full(len(fine), np.nan)
     wide = coarsen(generator)
     if _is_line(wide):
-        coarse = line_rates(wide, len(fine))
+        coarse = line_rates(wide.up[0], wide.down[0], len(fine))
     else:
         coarse = krylov_rates_and_modes(wide, len(fine), closed_law(wide))[0]
     change = fine - coarse
