@@ -31,30 +31,31 @@ _steps_compared = 128
 _steps_worth_a_guard = 1 << 31
 
 
-def in_best_coordinates(problem: Problem, x: Float[Array, " d"]) -> Problem:
-    """The problem in its fastest form: as it is, or in the eigenvectors of a linear drift."""
-    fast, _ = fastest(problem, x)
+def in_best_coordinates(problem: Problem, x: Float[Array, " d"]) -> tuple[Problem, str]:
+    """The problem in its fastest form, as it is or in the eigenvectors of a linear drift.
+
+    And why that is not one of many steps at a time, where it is not.
+    """
+    fast, reason = fastest(problem, x)
     if fast.stride > 1 or problem.transform is not None:
-        return fast
+        return fast, reason
     if (turned := scalar_processes(problem.process, x)) is None:
-        return fast
+        return fast, reason
     process, basis = turned
-    if (
-        problem.method.needs(process, jnp.asarray(np.asarray(basis.vectors).T @ np.asarray(x)[:, None]).T)
-        != "increment"
-    ):
-        return fast
+    y = jnp.asarray(np.asarray(x)[None] @ np.asarray(basis.vectors))
+    if problem.method.needs(process, y) != "increment":
+        return fast, reason
     scalar = dataclasses.replace(
         problem, process=process, transform=basis, need="increment", motions=x.size, numbers=x.size
     )
     scalar, _ = fastest(scalar, x)
-    return scalar if scalar.stride > 1 else fast
+    return (scalar, "") if scalar.stride > 1 else (fast, reason)
 
 
 def best_loop(
-    problem: Problem, x0: Float[np.ndarray, "block d"], clock: Clock, every: int, n: int, platform: str
+    problem: Problem, reason: str, x0: Float[np.ndarray, "block d"], clock: Clock, every: int, n: int, platform: str
 ) -> tuple[Problem, str]:
-    """The problem with what takes its steps, from what `in_best_coordinates` made of it, and a sentence about it.
+    """The problem with what takes its steps, from what `in_best_coordinates` says of it, and a sentence about it.
 
     `x0` is a block of the run's n paths; their observables sample every so many steps.
     """
@@ -66,16 +67,12 @@ def best_loop(
         if kernel is not None:
             return kernel, f"all steps between two samples in one kernel{remark}"
         no_kernel = f"; not in a kernel: {no_kernel}"
-    if problem.stride == 1:
-        _, reason = fastest(problem, jnp.asarray(x0[0]))
-    else:
-        reason = ""
-        if (problem.observe and every < problem.stride) or followed:
-            problem, reason = _single_steps(problem, x0, clock)
-        if problem.dense and followed and n * clock.steps > _steps_worth_a_guard:
-            guarded = _guarded(problem, x0, clock)
-            if guarded is not None:
-                problem, reason, remark = guarded, "", remark + ", watched from inside the loop"
+    if problem.stride > 1 and ((problem.observe and every < problem.stride) or followed):
+        problem, reason = _single_steps(problem, x0, clock)
+    if problem.dense and followed and n * clock.steps > _steps_worth_a_guard:
+        guarded = _guarded(problem, x0, clock)
+        if guarded is not None:
+            problem, reason, remark = guarded, "", remark + ", watched from inside the loop"
     how = f"one step at a time: {reason}" if reason else f"{problem.stride} steps at a time"
     return problem, how + remark + no_kernel
 

@@ -168,12 +168,12 @@ def simulate(
         motions=motions,
         numbers=numbers_per_step(need, motions, clock.dt),
     )
-    problem = in_best_coordinates(problem, point)
+    problem, reason = in_best_coordinates(problem, point)
     devices = _devices(mesh, checkpoint)
     platform = (devices or jax.devices())[0].platform
     block = _block_size(n, d, problem.numbers, platform)
     some = np.resize(x0, (block, d)) if n < block else x0[:block]
-    problem, engine = best_loop(problem, some, clock, every, n, platform)
+    problem, engine = best_loop(problem, reason, some, clock, every, n, platform)
     store = None
     if checkpoint is not None:
         store = Store(checkpoint, identity(problem, name, clock, x0, block, saves))

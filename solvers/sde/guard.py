@@ -1,9 +1,9 @@
 """A first passage watched from inside a loop of many steps.
 
-To look at every path after every step costs ten times the steps. Inside a loop over lanes it costs little, as long as
-only one number is kept for each path: its chance to be inside, see `passage`. Where the state and that number fit into
-one array, a stride of steps carries them along. Which step it was, and where, is found afterwards for the paths whose
-chance fell below 1, by taking the steps of that one stride again.
+To look at every path after every step costs several times the steps. Inside a loop over lanes it costs little, as long
+as only one number is kept for each path: its chance to be inside, see `passage`. Where the state and that number fit
+into one array, a stride of steps carries them along. Which step it was, and where, is found afterwards for the paths
+whose chance fell below 1, by taking the steps of that one stride again.
 """
 
 import dataclasses
@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int32, UInt32
 
-from .lanes import Lanes, components, evaluate_lanes, lanes
+from .lanes import components, evaluate_lanes, lanes, scalar
 from .packing import bits, capacity
 from .passage import INSIDE, LOST, FirstPassage, Watch
 from .program import hoist, trace
@@ -39,7 +38,7 @@ class Guard:
         """
         hidden = [bits(x) ^ zero.astype(bits(x).dtype) for x in xs]
         xs = [lax.bitcast_convert_type(h, x.dtype) for h, x in zip(hidden, xs, strict=True)]
-        (seen,) = evaluate_lanes(self.program, _time(t), lanes(xs))
+        (seen,) = evaluate_lanes(self.program, t, lanes(xs))
         return components(seen, xs[0])
 
     def chance(self, chance: Array, seen: list, now: list) -> Array:
@@ -80,7 +79,10 @@ def resolve(
     pending = inside & (chance < 1)
     start, first = noted
     schedule, origin = problem.schedule, problem.schedule.origin
-    look_at = _looker(problem, passage)
+
+    def look_at(y):
+        return jax.vmap(passage.leave)(y.T)
+
     begin = passage.begin(schedule.time(first), look_at(start[:-1]), pending, (first - origin).astype(jnp.int32), watch)
     begin = dataclasses.replace(begin, chance=start[-1])
 
@@ -110,12 +112,6 @@ def resolve(
     return unknown, jax.tree.map(chosen, left, stay)
 
 
-def _looker(problem: Any, passage: FirstPassage):
-    transform = problem.transform
-    leave = (lambda y: y) if transform is None else transform.leave
-    return lambda y: jax.vmap(leave)(y.T)
-
-
 def _step(problem: Any, program: Any, path: UInt32[Array, " n"], step: UInt32[Array, " n"], y: Float[Array, "d n"]):
     """The states after a step of another number for each path."""
     size, dtype = group_size(y.dtype, problem.law), y.dtype
@@ -124,14 +120,5 @@ def _step(problem: Any, program: Any, path: UInt32[Array, " n"], step: UInt32[Ar
         of_step(group(problem.words, path, number, jnp.uint32(c), dtype, problem.law), step)
         for c in range(problem.numbers)
     ]
-    (new,) = evaluate_lanes(program, _time(problem.schedule.time(step)), lanes(list(y)), lanes(zs))
+    (new,) = evaluate_lanes(program, scalar(problem.schedule.time(step)), lanes(list(y)), lanes(zs))
     return jnp.stack(components(new, y[0]))
-
-
-def _time(t: Any) -> Any:
-    """A time that all paths share as it is, one for each path as lanes."""
-    if jnp.ndim(t) == 0:
-        return t
-    entry = np.empty((), object)
-    entry[()] = t
-    return Lanes(entry)

@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.extend.core import Literal
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
-from .lanes import Lanes, Unsupported, components, evaluate_lanes, lanes
+from .lanes import Unsupported, components, evaluate_lanes, lanes, scalar
 from .program import Program, hoist, trace, value_of
 from .random import group_of, group_size, increments, philox
 
@@ -148,9 +148,7 @@ def _scalar_program(problem: Any, d: int, dtype: Any) -> Program:
     step = hoist(trace(problem.step, t, *vectors))
 
     def written_out(t, xs, zs):
-        time = np.empty((), object)
-        time[()] = t
-        (new,) = evaluate_lanes(step, Lanes(time), lanes(xs), lanes(zs))
+        (new,) = evaluate_lanes(step, scalar(t), lanes(xs), lanes(zs))
         return components(new, t)
 
     program = hoist(trace(written_out, t, [t] * d, [t] * problem.numbers))

@@ -104,6 +104,13 @@ def lanes(components: Sequence[Any]) -> Lanes:
     return Lanes(entries)
 
 
+def scalar(entry: Any) -> Lanes:
+    """A number for each path."""
+    entries = np.empty((), object)
+    entries[()] = entry
+    return Lanes(entries)
+
+
 def components(value: Any, like: Any) -> list[Any]:
     """The components of a vector, each an array over paths of the shape of `like`."""
     return [jnp.broadcast_to(e, like.shape) for e in _entries(value).flat]

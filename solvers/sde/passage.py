@@ -203,16 +203,20 @@ class FirstPassage(AbstractFollower):
             y = x if paths.transform is None else paths.transform.enter(x)
             level, variance, along = self._level_and_variance(t, y)
             shift = paths.process.noise(t, y).mv(along) * paths.dt / jnp.where(variance > 0, variance, 1)
-            _, shift = jax.jvp(lambda y: _leave(paths, y), (y,), (shift,))
+            _, shift = jax.jvp(lambda y: self.leave(y), (y,), (shift,))
             return level, variance, jnp.where(jnp.isfinite(shift), shift, 0)
 
         return jax.vmap(look, in_axes=(0 if jnp.ndim(t) else None, 0))(t, x)
 
+    def leave(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The state of a path whose stepped variable is y."""
+        transform = self._told().transform
+        return y if transform is None else transform.leave(y)
+
     def guard(self, t: Float[Array, ""], y: Float[Array, " d"]) -> Float[Array, "2"]:
         """Level and its variance over a step, for a path whose stepped variable is y."""
-        paths = self._told()
         if not self._bridged(y):
-            level = _level(self.inside, _leave(paths, y))
+            level = _level(self.inside, self.leave(y))
             return jnp.stack([level, jnp.zeros_like(level)])
         return jnp.stack(self._level_and_variance(t, y)[:2])
 
@@ -240,7 +244,7 @@ class FirstPassage(AbstractFollower):
         self, t: Float[Array, ""], y: Float[Array, " d"]
     ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " m"]]:
         paths = self._told()
-        level, gradient = jax.value_and_grad(lambda y: _level(self.inside, _leave(paths, y)))(y)
+        level, gradient = jax.value_and_grad(lambda y: _level(self.inside, self.leave(y)))(y)
         along = paths.process.noise(t, y).transpose().mv(gradient)
         return level, (along @ along) * paths.dt, along
 
@@ -289,10 +293,6 @@ def _value(inside: Callable, x: Float[Array, " d"]) -> Array:
             f"shape {value.shape} and dtype {value.dtype}. Use `jnp.all` or `jnp.min` to make one of several."
         )
     return jnp.asarray(value)
-
-
-def _leave(paths: Paths, y: Float[Array, " d"]) -> Float[Array, " d"]:
-    return y if paths.transform is None else paths.transform.leave(y)
 
 
 def _weight(paths: Paths, t: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, ""]:
