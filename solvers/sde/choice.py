@@ -28,7 +28,7 @@ _kernels: dict[str, Literal["gpu", "interpret"]] = {"gpu": "gpu"}
 _steps_compared = 128
 
 # Path-steps from which on it pays to compile another loop for a first passage, which takes seconds.
-_steps_worth_a_guard = 1 << 31
+_steps_worth_a_guard = 1 << 28
 
 
 def in_best_coordinates(problem: Problem, x: Float[Array, " d"]) -> tuple[Problem, str]:

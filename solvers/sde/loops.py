@@ -38,22 +38,28 @@ def in_strides(problem: Any, program: Program, path, first, x, guard: Guard | No
         low, high = first + i.astype(jnp.uint32), first + stop.astype(jnp.uint32)
         width = jnp.uint32(stride)
 
+        # A function of its own for the compiler to repeat: to write out each step of a stride takes longer.
+        @jax.jit
+        def take_group(number, xs, chances, seen, zero):
+            numbers = [group(problem.words, path, number, c, dtype, problem.law) for c in components]
+            for q in range(size):
+                step = number * jnp.uint32(size) + jnp.uint32(q)
+                wanted = (step >= low) & (step < high)
+                new = lane_step(problem, program, problem.schedule.time(step), xs, [z[q] for z in numbers])
+                xs = _if(wanted, new, xs)
+                if guard:
+                    now = guard.look(problem.schedule.time(step + jnp.uint32(1)), xs, zero)
+                    chances = _if(wanted, [guard.chance(chances[0], seen, now)], chances)
+                    seen = now
+            return xs, chances, seen
+
         def take_stride(k, before):
             xs, chances = before[:pieces], before[pieces:]
             zero = high < low
             seen = guard.look(problem.schedule.time(k * width), xs, zero) if guard else []
             for j in range(stride // size):
                 number = k * jnp.uint32(stride // size) + jnp.uint32(j)
-                numbers = [group(problem.words, path, number, c, dtype, problem.law) for c in components]
-                for q in range(size):
-                    step = number * jnp.uint32(size) + jnp.uint32(q)
-                    wanted = (step >= low) & (step < high)
-                    new = lane_step(problem, program, problem.schedule.time(step), xs, [z[q] for z in numbers])
-                    xs = _if(wanted, new, xs)
-                    if guard:
-                        now = guard.look(problem.schedule.time(step + jnp.uint32(1)), xs, zero)
-                        chances = _if(wanted, [guard.chance(chances[0], seen, now)], chances)
-                        seen = now
+                xs, chances, seen = take_group(number, xs, chances, seen, zero)
             xs = [jnp.where(jnp.isfinite(a), b, a) for a, b in zip(before[:pieces], xs, strict=True)]
             return join([*xs, *chances])
 
