@@ -1,6 +1,7 @@
 """The Fokker-Planck equation ∂tρ = -∂i(b_i ρ) + ∂i∂j(D_ij ρ) of a process, on a grid of finite volumes.
 
-`assemble` builds the generator from drift and noise alone; `stationary`, `evolve`, `spectrum` and `current` use it.
+`assemble` builds the generator from drift and noise alone; `stationary`, `evolve`, `spectrum`, `current` and
+`relaxation` use it.
 `exit_time`, `quasi_stationary` and `committor` say when a process leaves a set, how it behaves before that, and how it
 goes from one set to another: they take the process, the grid, and boolean functions of a point. All of this needs
 float64: `jax.config.update("jax_enable_x64", True)`.
@@ -12,5 +13,6 @@ from .current import Current as Current, current as current
 from .evolution import Evolution as Evolution, evolve as evolve
 from .exit_time import ExitTime as ExitTime, exit_time as exit_time
 from .quasi_stationary import QuasiStationary as QuasiStationary, quasi_stationary as quasi_stationary
+from .relaxation import Relaxation as Relaxation, relaxation as relaxation
 from .spectrum import Spectrum as Spectrum, spectrum as spectrum
 from .stationary import stationary as stationary, truncated_mass as truncated_mass

@@ -1,0 +1,96 @@
+r"""How far a law is from the stationary one as time goes on: entropy, χ² and the weighted L² distance, beside the gap.
+
+With π the stationary law and u = ρ/π the three distances are
+
+    H = ∫ u log u π dx,     χ² = ∫ (u - 1)² π dx,     ‖u - 1‖ = sqrt(χ²) in L²(π),     H <= log(1 + χ²).
+
+For dX = -∇f dt + sqrt(2T) dB the free energy F(ρ) = ∫ f ρ + T ∫ ρ log ρ exceeds that of π by T H. All three fall for
+any process (data processing). With detailed balance ‖u - 1‖ falls by e^(-λt) or faster, λ the spectral gap, and that
+from any start of finite χ². H falls like χ² in the end, at twice that rate; without detailed balance a rate can be
+below the gap for a while.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float
+
+from .assembly import check_generator
+from .current import check_grid
+from .evolution import Evolution
+from .spectrum import spectrum
+from .stationary import closed_law
+
+# Masses below this fraction of the largest are rounding. Divided by a law that is smaller yet they would decide χ².
+_rounding = 1e-14
+
+
+class Relaxation(eqx.Module):
+    """Distances from the stationary law at the times `ts`, and how fast they shrink.
+
+    `relative_entropy` is H, `chi2` is χ² and `l2` its root; see the module. `decay_rates[i]` is the mean rate of decay
+    of `l2` from `ts[i]` to `ts[i + 1]`, to be held against `gap`, the spectral gap with its error `gap_error`.
+    """
+
+    ts: Float[np.ndarray, " s"]
+    relative_entropy: Float[np.ndarray, " s"]
+    chi2: Float[np.ndarray, " s"]
+    decay_rates: Float[np.ndarray, " s-1"]
+    gap: float
+    gap_error: float
+
+    @property
+    def l2(self) -> Float[np.ndarray, " s"]:
+        """The distance ‖ρ/π - 1‖ in L²(π)."""
+        return np.sqrt(self.chi2)
+
+    def __str__(self) -> str:
+        last = f", decay rate at the end {self.decay_rates[-1]:.6g}" if len(self.decay_rates) else ""
+        return (
+            f"Relaxation from t={self.ts[0]:.6g} to {self.ts[-1]:.6g}: relative entropy {self.relative_entropy[0]:.3g} "
+            f"to {self.relative_entropy[-1]:.3g}, χ² {self.chi2[0]:.3g} to {self.chi2[-1]:.3g}{last}, "
+            f"gap {self.gap:.6g} ± {self.gap_error:.1g}"
+        )
+
+
+def relaxation(generator: Any, evolution: Any) -> Relaxation:
+    """The distances of the laws of `evolution` from the stationary law of `generator`, by which they were computed.
+
+    Cells whose mass is below 1e-14 of the largest, where rounding decides, are left out: a start whose tails are much
+    wider than those of the stationary law has a larger χ² than is returned. Distances below the `rtol` of the
+    evolution mean nothing.
+
+    Raises `ValueError` for absorbing boundaries, and for laws on another grid.
+    """
+    check_generator(generator)
+    if not isinstance(evolution, Evolution):
+        raise TypeError(f"`evolution` must come from `fokker_planck.evolve`, got {type(evolution).__name__}.")
+    if not generator.conserving:
+        raise ValueError(
+            "A process that is absorbed has no stationary law to relax to, but `generator` has boundary "
+            f"{generator.boundary!r}. Compare with `quasi_stationary`, or assemble with boundary='no-flux'."
+        )
+    check_grid("evolution", evolution.densities[0], generator)
+    law = closed_law(generator)
+    entropy, chi2 = np.array([_distances(p.mass, law) for p in evolution.densities]).T
+    slowest = spectrum(generator, 2)
+    return Relaxation(
+        evolution.ts, entropy, chi2, _decay_rates(evolution.ts, chi2), slowest.gap, float(slowest.error[1])
+    )
+
+
+def _distances(mass: Float[np.ndarray, "..."], law: Float[np.ndarray, "..."]) -> tuple[float, float]:
+    mass = mass / mass.sum()
+    kept = (law > 0) & (np.maximum(mass, law) > _rounding * mass.max())
+    mass, law = mass[kept], law[kept]
+    excess = (mass - law) / law
+    # u log u - (u - 1), whose terms are not negative: near equilibrium u log u alone would cancel.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(mass > 0, (1 + excess) * np.log1p(excess) - excess, 1.0)
+    return float(law @ terms), float(law @ excess**2)
+
+
+def _decay_rates(ts: Float[np.ndarray, " s"], chi2: Float[np.ndarray, " s"]) -> Float[np.ndarray, " s-1"]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return -0.5 * np.diff(np.log(chi2)) / np.diff(ts)
