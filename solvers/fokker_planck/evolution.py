@@ -41,6 +41,9 @@ _most_substeps = 1 << 16
 # At Re z = 0 the contour has Im z = 0.33 N, or 0.66 per conjugate pair of nodes; half of that is well inside.
 _reach = 0.33
 
+# The logarithm of the smallest sqrt(π) that is told from 0.
+_least_log_scale = -340.0
+
 # Steps whose factors are kept: an interval, its half, and those of one other interval.
 _steps_kept = 4
 
@@ -122,6 +125,7 @@ class _Stepper:
         self.distance = rtol * _convergence**nodes / _constant
         self.jumps = Uniformization(generator)
         self.leaving = generator.exit_rates.ravel()
+        self.matrix, self.scale = _balanced(generator, self.jumps.log_law)
         self.banded = generator.grid.ndim == 1 and generator.boundary != ("periodic",)
         self.factors: dict[float, list] = {}
         self.longest = longest if generator.reversible else self._longest_step(start, longest)
@@ -176,9 +180,10 @@ class _Stepper:
     def _steps(self, mass, outside, h, n):
         solves = self._resolvents(h / n)
         for _ in range(n):
+            start = (mass / self.scale).astype(np.complex128)
             moved, absorbed = np.zeros_like(mass), 0.0
             for z, c, solve in zip(self.poles, self.weights, solves, strict=True):
-                x = solve(mass.astype(np.complex128))
+                x = solve(start) * self.scale
                 moved += 2 * (c * x).real
                 # A cemetery that collects what leaves: its mass is h ∫ leaving·m, in the same approximation.
                 absorbed += 2 * (c / z * (self.leaving @ x)).real * h / n
@@ -196,17 +201,33 @@ class _Stepper:
         return self.factors[key]
 
     def _tridiagonal(self, z, h):
-        a = self.generator.matrix
+        a = self.matrix
         bands = np.zeros((3, self.leaving.size), np.complex128)
         bands[0, 1:], bands[1], bands[2, :-1] = -h * a.diagonal(1), z - h * a.diagonal(), -h * a.diagonal(-1)
-        return lambda m: scipy.linalg.solve_banded((1, 1), bands, m)
+        return lambda v: scipy.linalg.solve_banded((1, 1), bands, v)
 
     def _sparse(self, z, h):
-        a = self.generator.matrix
-        shifted = (z * scipy.sparse.identity(self.leaving.size, format="csc") - h * a).tocsc()
+        shifted = (z * scipy.sparse.identity(self.leaving.size, format="csc") - h * self.matrix).tocsc()
         return scipy.sparse.linalg.splu(
             shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.01, options={"SymmetricMode": True}
         ).solve
+
+
+def _balanced(
+    generator: Generator, log_law: Float[np.ndarray, " n"]
+) -> tuple[scipy.sparse.csc_matrix, Float[np.ndarray, " n"]]:
+    """The matrix S of the generator for v = m / scale.
+
+    With detailed balance S is symmetric for scale = sqrt(π). As a matrix for masses A is so far from normal that the
+    rounding of a resolvent can be exp(U/2) times larger, U the range of log π: more than 1 in a large box.
+    """
+    a = generator.matrix
+    if not generator.reversible:
+        return a, np.ones(len(log_law))
+    jumps = a - scipy.sparse.diags(a.diagonal())
+    symmetric = jumps.multiply(jumps.T).sqrt() + scipy.sparse.diags(a.diagonal())
+    # Cells with smaller masses are empty: what they would hold underflows.
+    return scipy.sparse.csc_matrix(symmetric), np.exp(np.maximum(0.5 * log_law, _least_log_scale))
 
 
 def _turning_rate(generator: Generator, log_law: Float[np.ndarray, " n"]) -> float:

@@ -262,3 +262,18 @@ def test_other_names_of_boundaries_are_understood():
 def test_a_process_is_no_generator(call, unchecked):
     with pytest.raises(TypeError, match=r"must come from `fokker_planck.assemble"):
         call(_ou(1.0))
+
+
+@pytest.mark.parametrize("reach", [8.0, 30.0])
+def test_a_box_in_which_the_law_falls_by_hundreds_of_orders_costs_no_digits(reach):
+    """At |x| = 30 the law is 1e-195: resolvents of the matrix for masses multiply rounding by the root of that."""
+    grid = Grid.uniform((-reach, reach, round(30 * reach)))
+    generator = fokker_planck.assemble(linear([[1.0]], [1.0]), grid)
+    start = Density.from_function(grid, lambda x: jnp.exp(-0.5 * ((x[0] - 1) / 0.5) ** 2))
+    ts = np.array([0.1, 0.5, 1.0, 4.0])
+    solution = fokker_planck.evolve(generator, start, ts, rtol=1e-10)
+    assert solution.min_mass > -1e-12
+    for t, p in zip(ts, solution.densities, strict=True):
+        mean, variance = np.exp(-t), 1 - 0.75 * np.exp(-2 * t)
+        exact = np.exp(-0.5 * (grid.centres[0] - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
+        assert np.abs(p.mass - exact * grid.volumes).sum() < 1e-3
