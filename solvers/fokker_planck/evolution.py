@@ -224,10 +224,12 @@ def _balanced(
     a = generator.matrix
     if not generator.reversible:
         return a, np.ones(len(log_law))
-    jumps = a - scipy.sparse.diags(a.diagonal())
-    symmetric = jumps.multiply(jumps.T).sqrt() + scipy.sparse.diags(a.diagonal())
+    diagonal = scipy.sparse.diags(a.diagonal())
+    traffic = scipy.sparse.csc_matrix((a - diagonal).multiply((a - diagonal).T))
+    traffic.data = np.sqrt(traffic.data)
+    symmetric = scipy.sparse.csc_matrix(traffic + diagonal)
     # Cells with smaller masses are empty: what they would hold underflows.
-    return scipy.sparse.csc_matrix(symmetric), np.exp(np.maximum(0.5 * log_law, _least_log_scale))
+    return symmetric, np.exp(np.maximum(0.5 * log_law, _least_log_scale))
 
 
 def _turning_rate(generator: Generator, log_law: Float[np.ndarray, " n"]) -> float:
