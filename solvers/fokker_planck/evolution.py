@@ -9,6 +9,8 @@ falls as 3.89^(-N) uniformly on the negative real axis (Trefethen, Weideman and 
 come in conjugate pairs, so that N/2 complex solves make a step of any length. The sum is divided by its value at z = 0:
 then it keeps mass and the stationary law to rounding.
 
+In several dimensions a reversible process takes the steps of `split_steps` instead, which need no large systems.
+
 For a reversible process this error is one in the norm of L²(1/π), π the stationary law: the sum of |mass error| is at
 most ‖m(0)‖ times as large, and that is enormous for a start where π is tiny. Such a start is first carried towards
 equilibrium by uniformization.
@@ -25,7 +27,8 @@ from jaxtyping import ArrayLike, Complex, Float
 from ..density import Density
 from .assembly import Generator, check_generator
 from .current import check_grid
-from .uniformization import Uniformization
+from .split_steps import SplitSteps
+from .uniformization import Uniformization, root_law
 
 # The error on the negative axis is about 4 · 3.89^-N; a tenth of rtol is asked of it. With more than 26 nodes rounding
 # would be larger, because the weights grow.
@@ -40,9 +43,6 @@ _most_substeps = 1 << 16
 
 # At Re z = 0 the contour has Im z = 0.33 N, or 0.66 per conjugate pair of nodes; half of that is well inside.
 _reach = 0.33
-
-# The logarithm of the smallest sqrt(π) that is told from 0.
-_least_log_scale = -340.0
 
 # Steps whose factors are kept: an interval, its half, and those of one other interval.
 _steps_kept = 4
@@ -74,8 +74,9 @@ def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: floa
 
     `rtol` bounds the error in time, as the sum of |mass error| over the cells in each interval from `ts[i]` to
     `ts[i + 1]`; the grid's own error, second order in the cells, comes on top. Any interval is one step for a
-    reversible process, once a start far from equilibrium has come near it. For others it is divided until two results
-    agree to `rtol`. Equal intervals are cheapest: they share their matrix factors.
+    reversible process in one dimension, once a start far from equilibrium has come near it; in more dimensions steps
+    are as long as `rtol` lets them, and grow as the law settles. Without detailed balance an interval is divided until
+    two results agree to `rtol`. Equal intervals are cheapest: they share their matrix factors.
 
     Masses below zero, which the approximation may give, are set to zero and the rest rescaled, if all of them together
     are smaller than `rtol`; otherwise a `RuntimeError` is raised. `ValueError` for times that do not increase, an
@@ -87,7 +88,8 @@ def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: floa
     if not _smallest_rtol <= rtol <= 0.1:
         raise ValueError(f"`rtol` must be from {_smallest_rtol:.0e} to 0.1, but got {rtol!r}.")
     mass, outside, last = p0.mass.ravel(), p0.outside, 0.0
-    stepper = _Stepper(generator, rtol, mass, float(np.max(np.diff(times, prepend=0.0))))
+    longest = float(np.max(np.diff(times, prepend=0.0)))
+    stepper = SplitSteps(generator, rtol) if SplitSteps.fits(generator) else _Stepper(generator, rtol, mass, longest)
     total = mass.sum() + outside
     densities, mass_error, min_mass = [], 0.0, np.inf
     for t in times:
@@ -228,8 +230,7 @@ def _balanced(
     traffic = scipy.sparse.csc_matrix((a - diagonal).multiply((a - diagonal).T))
     traffic.data = np.sqrt(traffic.data)
     symmetric = scipy.sparse.csc_matrix(traffic + diagonal)
-    # Cells with smaller masses are empty: what they would hold underflows.
-    return symmetric, np.exp(np.maximum(0.5 * log_law, _least_log_scale))
+    return symmetric, root_law(log_law)
 
 
 def _turning_rate(generator: Generator, log_law: Float[np.ndarray, " n"]) -> float:

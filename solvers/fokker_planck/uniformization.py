@@ -19,6 +19,14 @@ _jumps_at_a_time = 200.0
 # Products of a matrix entry and a mass at most: several seconds.
 _most_work = 3e9
 
+# The logarithm of the smallest sqrt(π) that is told from 0: what cells with less of the law hold underflows.
+_least_log_root = -340.0
+
+
+def root_law(log_law: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """sqrt(π), positive."""
+    return np.exp(np.maximum(0.5 * log_law, _least_log_root))
+
 
 class Uniformization:
     """Carries a law until its distance from equilibrium, ‖m‖ in L²(1/π), is below a bound."""
