@@ -6,6 +6,7 @@ from jaxtyping import Float
 
 from ..grid import Grid, evaluate
 from ..process import AbstractDiffusion, noise_structure
+from .cell_means import log_axis_means
 
 # Off-diagonal diffusion counts as zero below this fraction of sqrt(D_ii D_jj): rounding of G Gᵀ.
 _diagonal_tolerance = 1e-12
@@ -85,24 +86,27 @@ def coefficients(
 
 
 def half_edge_integrals(
-    process: AbstractDiffusion, grid: Grid
-) -> tuple[tuple[Float[np.ndarray, "..."], ...], Float[np.ndarray, "..."]]:
-    """The integrals of b_k / D_kk from low face to centre and centre to high face, and D_kk at the centres.
+    process: AbstractDiffusion, grid: Grid, resolved: float
+) -> tuple[tuple[Float[np.ndarray, "..."], ...], Float[np.ndarray, "..."], tuple[Float[np.ndarray, "..."], ...]]:
+    """The integrals of b_k / D_kk from low face to centre and centre to high face, D_kk at the centres, and log a_k.
 
-    One array of shape (2, *shape) for each axis k, and one of shape (d, *shape).
+    One array of shape (2, *shape) for each axis k, one of shape (d, *shape), and one of shape `shape` for each axis
+    with the means of `cell_means`, on edges that count as resolved up to the limit `resolved`.
     """
     weights = [_half_edge_nodes(grid, k)[1] for k in range(grid.ndim)]
     clouds = [grid.points.reshape(-1, grid.ndim)] + [_line_points(grid, k) for k in range(grid.ndim)]
     drift, diffusion = coefficients(process, np.concatenate(clouds))
     ends = np.cumsum([len(c) for c in clouds])
-    integrals = []
-    for k in range(grid.ndim):
-        omega = drift[ends[k] : ends[k + 1], k] / diffusion[ends[k] : ends[k + 1], k]
-        shape = (*grid.shape[:k], grid.shape[k], 2, _nodes, *grid.shape[k + 1 :])
-        weight = weights[k].reshape(*weights[k].shape, *[1] * (grid.ndim - k - 1))
-        integrals.append(np.moveaxis((omega.reshape(shape) * weight).sum(k + 2), k + 1, 0))
     centre = diffusion[: ends[0]].T.reshape(grid.ndim, *grid.shape)
-    return tuple(integrals), centre
+    integrals, log_means = [], []
+    for k in range(grid.ndim):
+        shape = (*grid.shape[:k], grid.shape[k], 2, _nodes, *grid.shape[k + 1 :])
+        across = diffusion[ends[k] : ends[k + 1], k].reshape(shape)
+        omega = drift[ends[k] : ends[k + 1], k].reshape(shape) / across
+        weight = weights[k].reshape(*weights[k].shape, *[1] * (grid.ndim - k - 1))
+        integrals.append(np.moveaxis((omega * weight).sum(k + 2), k + 1, 0))
+        log_means.append(log_axis_means(omega, across, centre[k], weights[k].sum(axis=-1), k, resolved))
+    return tuple(integrals), centre, tuple(log_means)
 
 
 def _half_edge_nodes(grid: Grid, k: int) -> tuple[Float[np.ndarray, "n 2 q"], Float[np.ndarray, "n 2 q"]]:
