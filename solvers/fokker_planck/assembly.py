@@ -30,7 +30,7 @@ from jaxtyping import Float
 from ..grid import Grid
 from ..process import AbstractDiffusion
 from .cell_means import face_means
-from .coefficients import check_process, half_edge_integrals
+from .coefficients import check_process, edge_limit, half_edge_integrals
 from .weights import bernoulli, edge_weights, resolved_edge
 
 Boundary = Literal["no-flux", "absorbing", "periodic"]
@@ -173,9 +173,8 @@ def assemble_checked(
     integrals, diffusion, log_means = half_edge_integrals(process, grid, resolved)
     if masses == "points":
         log_means = tuple(np.zeros(grid.shape) for _ in log_means)
-    axes = [
-        _axis_rates(grid, k, boundary[k], integrals[k], diffusion[k], log_means, resolved) for k in range(grid.ndim)
-    ]
+    limit = edge_limit(process, grid, resolved)
+    axes = [_axis_rates(grid, k, boundary[k], integrals[k], diffusion[k], log_means, limit) for k in range(grid.ndim)]
     up, down, log_ratios = zip(*axes, strict=True)
     log_weights, defect = _potential(log_ratios, grid.shape)
     if defect > _cycle_tolerance:
@@ -211,7 +210,7 @@ def _axis_rates(
     integrals: Float[np.ndarray, "2 ..."],
     diffusion: Float[np.ndarray, "..."],
     log_means: tuple[Float[np.ndarray, "..."], ...],
-    resolved: float,
+    resolved: Float[np.ndarray, "..."],
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     # Jump rates up and down through each face of axis k, and log(m_j / m_i) from each cell to the next.
     low, high = (np.moveaxis(half, k, -1) for half in integrals)

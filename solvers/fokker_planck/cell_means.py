@@ -17,6 +17,8 @@ a is Scharfetter and Gummel's, and follows the drift exactly; that weight itself
 multiplied by the geometric mean of all factors.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import logsumexp
@@ -35,12 +37,13 @@ def log_axis_means(
     length: Float[np.ndarray, "n 2"],
     axis: int,
     resolved: float,
+    known: Any = 0.0,
 ) -> Float[np.ndarray, "..."]:
     """log a_k of each cell, reduced to zero where the grid does not resolve the law.
 
     From ω and D_kk at the nodes, (n, 2, q) in place of the axis k of n cells: on the low half and on the high half of
     each cell, of that `length`; and from D_kk at the centres. An edge counts as resolved if Φ changes by less than
-    `resolved` along it.
+    `resolved` along it. What is `known` of Φ in closed form, at the nodes, is not part of ω.
     """
     omega, diffusion = (np.moveaxis(v, (axis, axis + 1, axis + 2), (-3, -2, -1)) for v in (omega, diffusion))
     centre = np.moveaxis(centre, axis, -1)
@@ -49,7 +52,7 @@ def log_axis_means(
     primitive, weight = _primitive(omega.shape[-1])
     phi = np.einsum("hjm,...nhm->...nhj", primitive, slope)
     share = np.log(weight) + np.log(length / length.sum(axis=1, keepdims=True))[..., None]
-    log_mean = np.asarray(logsumexp(phi - log_d + share, axis=(-2, -1)))
+    log_mean = np.asarray(logsumexp(phi + known - log_d + share, axis=(-2, -1)))
     change = np.abs(slope @ weight).sum(axis=-1) + np.ptp(log_d, axis=(-2, -1))
     return np.moveaxis(log_mean * _kept(change / resolved), -1, axis)
 
