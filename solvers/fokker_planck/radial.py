@@ -22,6 +22,7 @@ from ..process import AbstractDiffusion, as_operator, noise_structure
 from .assembly import Generator, assemble_checked, checked_boundary
 from .line import romberg
 from .line_modes import line_modes, line_rates
+from .radial_exit import exit_times
 from .tails import essential_threshold, warn_above
 from .weights import resolved_edge
 
@@ -126,6 +127,21 @@ class Radial:
         warn_above(rates, threshold)
         return RadialSpectrum(rates, error, modes, int(l), _multiplicity(d, int(l)), threshold)
 
+    def exit_time(self, radius: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Mean times to reach |x| = `radius` from the centres of the cells, 0 for those beyond it, and their errors.
+
+        By quadrature on panels of their own: the grid tells only from where. Raises `ArithmeticError` beyond 1e308.
+        """
+        centres = self.generator.grid.centres[0]
+        if not centres[0] < radius < np.inf:
+            raise ValueError(
+                f"`radius` must be finite and above the first centre of the grid, {centres[0]:.6g}, got {radius!r}."
+            )
+        inside = int(np.searchsorted(centres, radius))
+        values, errors = np.zeros((2, centres.size))
+        values[:inside], errors[:inside] = exit_times(self.part, centres[:inside], float(radius))
+        return values, errors
+
     def _threshold(self, l: int) -> float:  # noqa: E741
         edge = essential_threshold(self.part, scale=self.generator.grid.edges[0][-1] * _far)
         if not l or edge == np.inf:
@@ -172,6 +188,7 @@ def _check_symmetry(process: AbstractDiffusion, grid: Grid, d: int) -> None:
     frames = _directions(d, min(d, 3), 1, _probed_directions)
     radii = grid.centres[0][np.linspace(0, grid.size - 1, _probed_radii).astype(int)]
     t = jnp.zeros(())
+    axes = frames.shape[1]
     for r in radii:
         found = []
         for frame in frames:
@@ -183,11 +200,12 @@ def _check_symmetry(process: AbstractDiffusion, grid: Grid, d: int) -> None:
             found.append(np.concatenate([frame @ b, [np.linalg.norm(b - (frame[0] @ b) * frame[0])], tensor.ravel()]))
         found = np.array(found)
         wanted = found[0].copy()
-        k = len(frame)
-        wanted[1 : k + 1] = 0.0
+        wanted[1 : axes + 1] = 0.0
         tangential = wanted[-1]
-        wanted[k + 1 :] = np.diag([wanted[k + 1], *[tangential] * (k - 1)]).ravel()
-        size = np.repeat([np.max(np.abs(found[:, : k + 1])), np.max(np.abs(found[:, k + 1 :]))], [k + 1, k * k])
+        wanted[axes + 1 :] = np.diag([wanted[axes + 1], *[tangential] * (axes - 1)]).ravel()
+        size = np.repeat(
+            [np.max(np.abs(found[:, : axes + 1])), np.max(np.abs(found[:, axes + 1 :]))], [axes + 1, axes * axes]
+        )
         if np.any(np.abs(found - wanted) > _symmetry_tolerance * size):
             raise ValueError(
                 f"`process` is not rotationally symmetric: at r = {r:.6g} drift or noise are not the same in all "

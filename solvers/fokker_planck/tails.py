@@ -12,14 +12,13 @@ coordinate ends at infinity, as where A grows as a power of r, none is. For b ~ 
 """
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..grid import evaluate
+from ..grid import Grid, evaluate
 from ..process import AbstractDiffusion, noise_structure
 
 # Radii grow by this factor; logarithmic derivatives are taken over so small a step, to fourth order.
@@ -38,7 +37,7 @@ _no_power = 1e-2
 _edge = 1e-6
 
 
-def tail_index(process: Any, direction: Sequence[float] = (1.0,), scale: float = 1.0) -> float:
+def tail_index(process: Any, direction: Any = (1.0,), scale: float = 1.0) -> float:
     """ν, if the stationary law leaves the mass ~ R^(-ν) beyond a distance R: from drift and diffusion far out alone.
 
     They are evaluated on the ray from 0 along `direction`, of one number for each coordinate, at distances from `scale`
@@ -53,13 +52,40 @@ def tail_index(process: Any, direction: Sequence[float] = (1.0,), scale: float =
     return _limit("The tail index", slope - v / a - (e.size - 1), scale)
 
 
-def essential_threshold(process: Any, direction: Sequence[float] = (1.0,), scale: float = 1.0) -> float:
+def essential_threshold(process: Any, direction: Any = (1.0,), scale: float = 1.0) -> float:
     """The rate from which the spectrum is continuous because of the tail in this direction; `inf` if there is none.
 
     For processes on a line or half line; a computed rate above is one of a box, not of the process. Arguments are those
     of `tail_index`.
     """
-    v, a, slope = _along(process, _unit(process, direction), scale)
+    return _threshold(*_along(process, _unit(process, direction), scale), scale)
+
+
+def box_threshold(process: AbstractDiffusion, grid: Grid) -> float:
+    """The threshold of a process on a line whose tails the box holds; `inf` if none of them is known to have one.
+
+    An end at which no tail is cut off, because the law does not fall off, is a wall and part of the model.
+    """
+    thresholds = [np.inf]
+    for end in (grid.edges[0][0], grid.edges[0][-1]):
+        e, scale = np.sign([end]), _look_from * abs(float(end))
+        if end == 0 or (end < 0) == (end == grid.edges[0][-1]):
+            continue
+        try:
+            v, a, slope = _along(process, e, scale)
+            if _limit("The tail index", slope - v / a, scale) > 0:
+                thresholds.append(_threshold(v, a, slope, scale))
+        except ValueError:
+            # Not a process on all of the line, or one with tails of another kind.
+            continue
+    return min(thresholds)
+
+
+# The tail is looked at from this fraction of the reach of the grid on.
+_look_from = 0.1
+
+
+def _threshold(v, a, slope, scale: float) -> float:
     if np.all(slope[-3:] > _no_power):
         return np.inf
     h = v / np.sqrt(a) - 0.5 * np.sqrt(a) * slope
@@ -80,7 +106,7 @@ def warn_above(rates: np.ndarray, threshold: float) -> None:
         )
 
 
-def _unit(process: Any, direction: Sequence[float]) -> Float[np.ndarray, " d"]:
+def _unit(process: Any, direction: Any) -> Float[np.ndarray, " d"]:
     e = np.asarray(direction, dtype=np.float64)
     if e.ndim != 1 or not np.all(np.isfinite(e)) or not np.any(e):
         raise ValueError(f"`direction` must be a vector other than 0, one number a coordinate, got {direction!r}.")
