@@ -114,10 +114,17 @@ def half_edge_integrals(
     return tuple(integrals), centre, tuple(log_means)
 
 
+# Rates grow as the exponential of what is known. Edges along which it is more than this lie so near 0, in so many
+# dimensions, that less than e^(-30) of the mass is ever there; rates of 2^1000 would leave the others no digits.
+_most_known = 30.0
+
+
 def edge_limit(process: AbstractDiffusion, grid: Grid, resolved: float) -> Float[np.ndarray, "..."]:
     """Up to which change of Φ an edge counts as resolved: `resolved`, beyond the part that is known in closed form."""
     power = getattr(process, "surface_power", 0)
-    return resolved + np.append(power * np.diff(np.log(grid.centres[0])), 0.0) if power else np.array(resolved)
+    if not power:
+        return np.array(resolved)
+    return resolved + np.append(np.minimum(power * np.diff(np.log(grid.centres[0])), _most_known), 0.0)
 
 
 def _known_part(process: AbstractDiffusion, grid: Grid, k: int) -> tuple[Any, Any, Any]:

@@ -33,8 +33,8 @@ def exit_times(
     log_fine, log_coarse = (_log_times(part, edges, q)[np.searchsorted(edges, starts)] for q in (_nodes, _coarse_nodes))
     if not np.max(log_fine) < np.log(np.finfo(np.float64).max):
         raise ArithmeticError(
-            "A mean exit time is beyond 1e308, the largest number of float64: the ball is practically never left. Raise "
-            "the noise or make the ball smaller."
+            "A mean exit time is beyond 1e308, the largest number of float64: the ball is practically never left. "
+            "Raise the noise or make the ball smaller."
         )
     times = np.exp(log_fine)
     rounding = np.finfo(np.float64).eps * (len(edges) + np.abs(log_fine))
