@@ -83,6 +83,24 @@ class Grid(eqx.Module):
             centres.append(x[1::2])
         return Grid(edges, centres)
 
+    @staticmethod
+    def heavy_tailed(*axes: tuple[float, int, float], outside: float = 1e-12) -> "Grid":
+        """A stretched grid for laws with power tails: one `(index, cells, scale)` per axis.
+
+        If the mass beyond a distance R falls as (R / scale)^(-index), it leaves out about `outside`: it reaches to
+        scale · outside^(-1 / index). The index of a process is `fokker_planck.tail_index`.
+        """
+        if not 0 < outside < 1:
+            raise ValueError(f"`outside` must be a mass between 0 and 1, got {outside!r}.")
+        return Grid.stretched(*((_reach(k, axis, outside), *axis[1:]) for k, axis in enumerate(axes)))
+
+    @staticmethod
+    def half_line(reach: float, cells: int, scale: float) -> "Grid":
+        """From 0 to `reach`, for distances from a point: the upper half of a stretched grid, x = scale · sinh(s)."""
+        cells = _cells(0, cells)
+        both = Grid.stretched((reach, 2 * cells, scale))
+        return Grid([both.edges[0][cells:]], [both.centres[0][cells:]])
+
     @property
     def ndim(self) -> int:
         """The number of axes d."""
@@ -158,6 +176,29 @@ def _evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Sh
     slices = [points[i : i + _points_per_call] for i in range(0, len(points), _points_per_call)]
     with traceable("A function of one point x"):
         return np.concatenate([np.asarray(batched(jax.numpy.asarray(s))) for s in slices])
+
+
+def _reach(k: int, axis, outside: float) -> float:
+    if np.shape(axis) != (3,):
+        raise ValueError(f"Axis {k} of `Grid.heavy_tailed` must be (index, cells, scale), got {axis!r}.")
+    index, scale = float(axis[0]), float(axis[2])
+    if not 0 < index < np.inf or not 0 < scale < np.inf:
+        raise ValueError(
+            f"Axis {k} of `Grid.heavy_tailed` must have a positive, finite index and scale, got index={index}, "
+            f"scale={scale}. Lighter tails than a power (index inf) need no stretching: use `Grid.uniform`. With an "
+            "index of 0 or less there is no stationary law."
+        )
+    log_reach = np.log(scale) - np.log(outside) / index
+    if log_reach > np.log(_largest_reach):
+        raise ValueError(
+            f"Axis {k} would have to reach beyond {_largest_reach:.0e} to leave out only outside={outside:.3g} of the "
+            f"mass at tail index {index:.3g}. Leave out more: raise `outside`."
+        )
+    return float(np.exp(log_reach))
+
+
+# Fourth powers of distances are finite up to here.
+_largest_reach = 1e75
 
 
 def _cells(k: int, cells) -> int:

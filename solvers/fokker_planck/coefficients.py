@@ -1,11 +1,14 @@
 """Drift and diffusion of a process at many points, checked: finite, not degenerate, with a diagonal tensor."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from ..grid import Grid, evaluate
 from ..process import AbstractDiffusion, noise_structure
+from .cell_means import log_axis_means
 
 # Off-diagonal diffusion counts as zero below this fraction of sqrt(D_ii D_jj): rounding of G Gᵀ.
 _diagonal_tolerance = 1e-12
@@ -85,24 +88,54 @@ def coefficients(
 
 
 def half_edge_integrals(
-    process: AbstractDiffusion, grid: Grid
-) -> tuple[tuple[Float[np.ndarray, "..."], ...], Float[np.ndarray, "..."]]:
-    """The integrals of b_k / D_kk from low face to centre and centre to high face, and D_kk at the centres.
+    process: AbstractDiffusion, grid: Grid, resolved: float
+) -> tuple[tuple[Float[np.ndarray, "..."], ...], Float[np.ndarray, "..."], tuple[Float[np.ndarray, "..."], ...]]:
+    """The integrals of b_k / D_kk from low face to centre and centre to high face, D_kk at the centres, and log a_k.
 
-    One array of shape (2, *shape) for each axis k, and one of shape (d, *shape).
+    One array of shape (2, *shape) for each axis k, one of shape (d, *shape), and one of shape `shape` for each axis
+    with the means of `cell_means`, on edges that count as resolved up to the limit `resolved`. The part power / x of
+    b / D in a process with a `surface_power` is integrated in closed form.
     """
     weights = [_half_edge_nodes(grid, k)[1] for k in range(grid.ndim)]
     clouds = [grid.points.reshape(-1, grid.ndim)] + [_line_points(grid, k) for k in range(grid.ndim)]
     drift, diffusion = coefficients(process, np.concatenate(clouds))
     ends = np.cumsum([len(c) for c in clouds])
-    integrals = []
-    for k in range(grid.ndim):
-        omega = drift[ends[k] : ends[k + 1], k] / diffusion[ends[k] : ends[k + 1], k]
-        shape = (*grid.shape[:k], grid.shape[k], 2, _nodes, *grid.shape[k + 1 :])
-        weight = weights[k].reshape(*weights[k].shape, *[1] * (grid.ndim - k - 1))
-        integrals.append(np.moveaxis((omega.reshape(shape) * weight).sum(k + 2), k + 1, 0))
     centre = diffusion[: ends[0]].T.reshape(grid.ndim, *grid.shape)
-    return tuple(integrals), centre
+    integrals, log_means = [], []
+    for k in range(grid.ndim):
+        shape = (*grid.shape[:k], grid.shape[k], 2, _nodes, *grid.shape[k + 1 :])
+        across = diffusion[ends[k] : ends[k + 1], k].reshape(shape)
+        omega = drift[ends[k] : ends[k + 1], k].reshape(shape) / across
+        weight = weights[k].reshape(*weights[k].shape, *[1] * (grid.ndim - k - 1))
+        slope, known, halves = _known_part(process, grid, k)
+        omega = omega - slope
+        integrals.append(halves + np.moveaxis((omega * weight).sum(k + 2), k + 1, 0))
+        log_means.append(log_axis_means(omega, across, centre[k], weights[k].sum(axis=-1), k, resolved, known))
+    return tuple(integrals), centre, tuple(log_means)
+
+
+# Rates grow as the exponential of what is known. Edges along which it is more than this lie so near 0, in so many
+# dimensions, that less than e^(-30) of the mass is ever there; rates of 2^1000 would leave the others no digits.
+_most_known = 30.0
+
+
+def edge_limit(process: AbstractDiffusion, grid: Grid, resolved: float) -> Float[np.ndarray, "..."]:
+    """Up to which change of Φ an edge counts as resolved: `resolved`, beyond the part that is known in closed form."""
+    power = getattr(process, "surface_power", 0)
+    if not power:
+        return np.array(resolved)
+    return resolved + np.append(np.minimum(power * np.diff(np.log(grid.centres[0])), _most_known), 0.0)
+
+
+def _known_part(process: AbstractDiffusion, grid: Grid, k: int) -> tuple[Any, Any, Any]:
+    # power / x at the nodes of the halves, its integrals from the centre to there, and over the halves.
+    power = getattr(process, "surface_power", 0)
+    if not power:
+        return 0.0, 0.0, 0.0
+    x, c, e = _half_edge_nodes(grid, k)[0], grid.centres[k], grid.edges[k]
+    # The integral over the low half of a cell at 0 diverges, but no mass goes there.
+    low = np.append(x[0, 0, 0] if e[0] == 0 else e[0], e[1:-1])
+    return power / x, power * np.log(x / c[:, None, None]), power * np.log([c / low, e[1:] / c])
 
 
 def _half_edge_nodes(grid: Grid, k: int) -> tuple[Float[np.ndarray, "n 2 q"], Float[np.ndarray, "n 2 q"]]:

@@ -9,13 +9,18 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Inexact
 
+from ..density import Density
 from .assembly import Generator, check_generator, coarsen
 from .krylov_modes import krylov_rates_and_modes
 from .line_modes import line_modes, line_rates
-from .stationary import closed_law
+from .stationary import closed_law, truncated_mass
+from .tails import box_threshold, warn_above
 
 # Rates of two grids are extrapolated if they differ by less than this fraction: then both are near convergence.
 _extrapolation_limit = 0.1
+
+# A box with less than this mass beyond its faces holds the tails: walls closer in are part of the model.
+_held = 1e-3
 
 # The sign of a mode is read where |φ| sqrt(π) exceeds this fraction of its largest value.
 _sign_fraction = 0.5
@@ -63,7 +68,8 @@ def spectrum(generator: Any, k: int = 5) -> Spectrum:
     detailed balance that oscillates; they are sorted by their real part among those of smallest modulus, so that a
     slow mode that turns fast may be missed: ask for more.
 
-    A continuous spectrum (heavy tails) shows up as close rates that depend on the reach of the grid.
+    A continuous spectrum (heavy tails) shows up as close rates that depend on the reach of the grid. In one dimension
+    its threshold is found from the tails, and a `UserWarning` says which rates are at or above it.
 
     Raises `ValueError` if k is below 1 or above half the number of cells.
     """
@@ -74,6 +80,12 @@ def spectrum(generator: Any, k: int = 5) -> Spectrum:
     weights = closed_law(generator)
     matrix_rates, modes, noise = _rates_and_modes(generator, int(k), weights)
     rates, error = _extrapolated(generator, matrix_rates)
+    if (
+        _is_line(generator)
+        and generator.conserving
+        and np.max(truncated_mass(Density(generator.grid, weights))) < _held
+    ):
+        warn_above(rates, box_threshold(generator.process, generator.grid))
     return Spectrum(rates, matrix_rates, error + noise, _normalised(modes, weights), weights, generator.conserving)
 
 

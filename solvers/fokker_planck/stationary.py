@@ -31,7 +31,8 @@ def stationary(generator: Any) -> Density:
 
     For a reversible process its logarithm is summed along the axes, and masses as small as 1e-300 are right to the
     error of the quadrature. Otherwise A m = 0 is solved by elimination without pivoting, which keeps masses positive.
-    Masses are those of the density at the cell centre, second order in the width of the cell.
+    The former masses are those of cells, with small errors also in heavy tails; the latter are those of the density at
+    the cell centre, second order in the width of the cell (see `assemble`).
 
     Warns (`UserWarning`) if more than 1e-3 of the mass would lie beyond a no-flux face, estimated by `truncated_mass`:
     the law is then that of a process between walls.

@@ -34,7 +34,9 @@ def bernoulli(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def edge_weights(
-    right: Float[np.ndarray, "..."], left: Float[np.ndarray, "..."], resolved: float = resolved_edge
+    right: Float[np.ndarray, "..."],
+    left: Float[np.ndarray, "..."],
+    resolved: float | Float[np.ndarray, "..."] = resolved_edge,
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """W and W e^(-Ω) of edges with the integrals of ω `right` = R, up to the face, and `left` = L, from there on."""
     midpoint = np.abs(right) + np.abs(left) <= resolved
