@@ -191,7 +191,9 @@ class Density(eqx.Module):
     def __str__(self) -> str:
         sampled = "" if self.replicates is None else f", sampled in {len(self.replicates)} groups"
         near = "" if self.error is None else f", error about {self.error.sum():.2g}"
-        return f"Density on {self.grid}: mass {self.mass.sum():.6g} in the grid, {self.outside:.3g} outside{sampled}{near}"
+        return (
+            f"Density on {self.grid}: mass {self.mass.sum():.6g} in the grid, {self.outside:.3g} outside{sampled}{near}"
+        )
 
 
 # Independent groups into which samples are divided for standard errors: 31 degrees of freedom.

@@ -45,6 +45,7 @@ _synonyms = {
     **dict.fromkeys(("wrap", "cyclic", "torus"), "periodic"),
 }
 
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generator:
     """The generator A of a process on a grid: dm/dt = A m for the masses m, flattened in C order.
@@ -162,9 +163,7 @@ def assemble_checked(
         (up, down, log_ratios), diagonals = zip(*axes, strict=True), None
     log_weights, defect = log_law(log_ratios, diagonals, grid.shape)
     matrix = _matrix(up, down, diagonals, boundary, grid.shape)
-    return Generator(
-        process, grid, boundary, matrix, up, down, log_ratios, log_weights, defect, resolved, diagonals
-    )
+    return Generator(process, grid, boundary, matrix, up, down, log_ratios, log_weights, defect, resolved, diagonals)
 
 
 def _per_axis(boundary: str | Sequence[str], grid: Grid) -> tuple[Boundary, ...]:

@@ -94,9 +94,7 @@ def drift_and_tensors(
     return drift, tensor
 
 
-def diffusion_tensors(
-    process: AbstractDiffusion, points: Float[np.ndarray, "n d"]
-) -> Float[np.ndarray, "n d d"]:
+def diffusion_tensors(process: AbstractDiffusion, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d d"]:
     """The tensor D at the points, at t = 0, finite."""
     tensor = evaluate(lambda x: process.diffusion(jnp.zeros((), x.dtype), x), points)
     check_finite("noise", tensor, points)

@@ -91,5 +91,3 @@ def _summed(
         along = np.concatenate([back, np.zeros((*shape[:k], 1)), np.cumsum(after, axis=-1)], axis=-1)
         total = total[..., None] + along
     return total
-
-

@@ -1,8 +1,9 @@
 r"""The stationary law extrapolated from two grids, as a correction to log m that keeps masses positive.
 
-With masses m = V (ρ + h² E) of a scheme of second order, on cells of width h and 2h, the mass of 2^d fine cells and that
-of the coarse one around them have the logarithms of V ρ + V h² (Δρ / 8 + E) and of V ρ + 4 V h² E (Δ counting cells).
-A third of their difference, added to log m, leaves V (ρ + h² Δρ / 24): up to fourth order the mass in the cell.
+With masses m = V (ρ + h² E) of a scheme of second order, on cells of width h and 2h, 2^d fine cells and the coarse one
+around them have masses in the ratio of ρ + h² (Δρ / 8 + E) to ρ + 4 h² E. A third of its logarithm, added to log m,
+leaves V (ρ + h² Δρ / 24): up to fourth order the mass in the cell. Where the offsets of a varying tensor change from
+place to place, the second-order error is not smooth, and what is left is smaller, but of second order.
 """
 
 import numpy as np
@@ -41,7 +42,9 @@ def _between(values: Float[np.ndarray, "..."], periodic: tuple[bool, ...]) -> Fl
     """
     for k, wraps in enumerate(periodic):
         pads = [(int(m == k),) * 2 for m in range(values.ndim)]
-        values = np.pad(values, pads, mode="wrap") if wraps else np.pad(values, pads, mode="reflect", reflect_type="odd")
+        values = (
+            np.pad(values, pads, mode="wrap") if wraps else np.pad(values, pads, mode="reflect", reflect_type="odd")
+        )
         along = np.moveaxis(values, k, -1)
         low, here, high = along[..., :-2], along[..., 1:-1], along[..., 2:]
         both = np.stack([0.75 * here + 0.25 * low, 0.75 * here + 0.25 * high], axis=-1)

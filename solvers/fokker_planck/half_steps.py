@@ -15,14 +15,14 @@ from ..grid import Grid
 class HalfSteps:
     """A grid in half steps, with a True for each axis that is periodic.
 
-    `positions[k]` are the coordinates of q = 0, 1, ..., 2 cells on axis k, and `widths[k]` how much x changes from q - 1
-    to q + 1: of a cell at its centre, from centre to centre at a face, and of two half cells at a wall.
+    `positions[k]` are the coordinates of q = 0, 1, ..., 2 cells on axis k, and `widths[k]` how much x changes from
+    q - 1 to q + 1: of a cell at its centre, from centre to centre at a face, and of two half cells at a wall.
     """
 
     grid: Grid
     periodic: tuple[bool, ...]
-    positions: tuple[Float[np.ndarray, " q"], ...]
-    widths: tuple[Float[np.ndarray, " q"], ...]
+    positions: tuple[Float[np.ndarray, "..."], ...]
+    widths: tuple[Float[np.ndarray, "..."], ...]
 
     @staticmethod
     def of(grid: Grid, periodic: tuple[bool, ...]) -> "HalfSteps":

@@ -13,7 +13,7 @@ decomposition at each point.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from ..grid import Grid
 from ..process import AbstractDiffusion
@@ -77,9 +77,7 @@ def _edges(
     return JumpEdges(middle[there], offset[there], weight[there])
 
 
-def _middles(
-    steps: HalfSteps, absorbing: tuple[bool, ...], reach: Int[np.ndarray, " d"]
-) -> Int[np.ndarray, "n d"]:
+def _middles(steps: HalfSteps, absorbing: tuple[bool, ...], reach: Int[np.ndarray, " d"]) -> Int[np.ndarray, "n d"]:
     # All half steps but centres, which are the middle of no edge, as the offsets of a basis are not all even.
     along = []
     for k, cells in enumerate(steps.grid.shape):
@@ -95,7 +93,7 @@ def _middles(
 def _check_short(
     weights: Float[np.ndarray, "n k"], tensor: Float[np.ndarray, "n d d"], x: Float[np.ndarray, "n d"], grid: Grid
 ) -> None:
-    bad: Bool[np.ndarray, " n"] = np.isnan(weights).any(axis=1)
+    bad = np.isnan(weights).any(axis=1)
     if not np.any(bad):
         return
     values, vectors = np.linalg.eigh(tensor[bad][0])

@@ -17,8 +17,8 @@ def check_fits(grid: Grid) -> None:
     there = _installed()
     if needed > _share * there:
         raise MemoryError(
-            f"A generator on {grid}, {grid.size} cells, takes about {needed / 2**30:.2g} GiB to assemble, more than half "
-            f"of this machine's {there / 2**30:.2g} GiB. Use fewer cells along some axis, a stretched grid, or a "
+            f"A generator on {grid}, {grid.size} cells, takes about {needed / 2**30:.2g} GiB to assemble, more than "
+            f"half of this machine's {there / 2**30:.2g} GiB. Use fewer cells along some axis, a stretched grid, or a "
             "process reduced to fewer dimensions."
         )
 

@@ -110,10 +110,13 @@ def _check_one_law(generator: Generator) -> None:
     """With degenerate noise there may be sets of cells that are never left: more than one makes the law arbitrary."""
     if generator.diagonals is None:
         return
-    count, part = scipy.sparse.csgraph.connected_components(generator.matrix.T, connection="strong")
-    entries = generator.matrix.tocoo()
+    jumps = generator.matrix.tocoo()
+    there = (jumps.data > 0) & (jumps.row != jumps.col)
+    row, column = jumps.row[there], jumps.col[there]
+    graph = scipy.sparse.csr_matrix((np.ones(row.size), (column, row)), shape=jumps.shape)
+    count, part = scipy.sparse.csgraph.connected_components(graph, connection="strong")
     leaves = np.zeros(count, dtype=bool)
-    leaves[part[entries.col][(part[entries.row] != part[entries.col]) & (entries.data > 0)]] = True
+    leaves[part[column][part[column] != part[row]]] = True
     if np.sum(~leaves) > 1:
         raise RuntimeError(
             f"There is more than one stationary law: {np.sum(~leaves)} sets of cells are never left, because noise and "

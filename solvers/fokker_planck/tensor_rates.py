@@ -102,7 +102,12 @@ class _Rates:
         if not (carried and outer_carried):
             carried = False
             self._drift_upwind(up, down)
-        return tuple(up), tuple(down), tuple(ratios), self._diagonals(right[ends[-1] :], left[ends[-1] :], leaving, carried)
+        return (
+            tuple(up),
+            tuple(down),
+            tuple(ratios),
+            self._diagonals(right[ends[-1] :], left[ends[-1] :], leaving, carried),
+        )
 
     def _inner_faces(self, k: int) -> Int[np.ndarray, "n d"]:
         # In C order; the last one of a periodic axis leads to cell 0.
