@@ -1,9 +1,10 @@
 """The Fokker-Planck equation ∂tρ = -∂i(b_i ρ) + ∂i∂j(D_ij ρ) of a process, on a grid of finite volumes.
 
-`assemble` builds the generator from drift and noise alone; `stationary`, `evolve`, `spectrum` and `current` use it.
+`assemble` builds the generator from drift and noise alone, for any positive semidefinite tensor D in two and three
+dimensions; `stationary`, `evolve`, `spectrum` and `current` use it.
 `exit_time`, `quasi_stationary` and `committor` say when a process leaves a set, how it behaves before that, and how it
-goes from one set to another: they take the process, the grid, and boolean functions of a point. All of this needs
-float64: `jax.config.update("jax_enable_x64", True)`.
+goes from one set to another: they take the process, with a diagonal D, the grid, and boolean functions of a point. All
+of this needs float64: `jax.config.update("jax_enable_x64", True)`.
 """
 
 from .assembly import Boundary as Boundary, Generator as Generator, assemble as assemble, coarsen as coarsen
@@ -11,6 +12,7 @@ from .committor import Committor as Committor, committor as committor
 from .current import Current as Current, current as current
 from .evolution import Evolution as Evolution, evolve as evolve
 from .exit_time import ExitTime as ExitTime, exit_time as exit_time
+from .jump_edges import LongJumpsError as LongJumpsError
 from .quasi_stationary import QuasiStationary as QuasiStationary, quasi_stationary as quasi_stationary
 from .spectrum import Spectrum as Spectrum, spectrum as spectrum
 from .stationary import stationary as stationary, truncated_mass as truncated_mass

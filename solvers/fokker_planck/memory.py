@@ -4,7 +4,8 @@ import os
 
 from ..grid import Grid
 
-# Bytes for each cell while a generator is assembled, measured: for a diagonal and for a full tensor in space.
+# Bytes for each cell while a generator is assembled: the peak of the process rose by 3.4e3 (full tensor) and 3.8e3
+# (diagonal) in the plane and by 9.6e3 in space.
 _bytes_per_cell = {1: 1e3, 2: 4e3, 3: 1.2e4}
 
 # The share of the machine's memory that a generator may take: its factors need several times as much as the matrix.
