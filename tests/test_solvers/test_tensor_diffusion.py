@@ -188,10 +188,10 @@ def test_noise_proportional_to_loss_and_hessian():
     process = Diffusion(lambda t, x: -jax.grad(loss)(x), lambda t, x: root * jnp.sqrt(loss(x)))
     exact = kappa * c / (1 - kappa * np.trace(hessian) / 2) * np.eye(2)
     errors = []
-    for n in (40, 80, 160):
+    for n in (40, 80):
         p = fokker_planck.stationary(fokker_planck.assemble(process, Grid.stretched((12.0, n, 0.4), (12.0, n, 0.4))))
         errors.append(np.max(np.abs(second_moments(p) - exact)) / exact[0, 0])
-    assert errors[-1] < 3e-3
+    assert errors[-1] < 0.012
     assert orders(errors)[-1] > 1.7
 
 
@@ -292,7 +292,7 @@ def test_drift_and_diffusion_of_the_jumps_are_those_of_the_process():
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3]), st.lists(st.sampled_from(_kinds), min_size=3, max_size=3))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_random_tensor_fields_give_positive_conserving_generators(seed, d, kinds):
     rng = np.random.default_rng(seed)
     base, waves, phase = rng.standard_normal((d, d)), 0.4 * rng.standard_normal((d, d)), 6 * rng.random(d)
