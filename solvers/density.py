@@ -15,18 +15,23 @@ class Density(eqx.Module):
 
     `mass.sum() + outside` is 1. For a law estimated from samples, `replicates` holds the masses of independent groups
     of samples, one group per row; standard errors come from how much these differ.
+
+    For a law that was computed on the grid, `error` may hold an estimate of the discretisation error of each mass, its
+    absolute value; its sum estimates the L1 error. None where nothing is known.
     """
 
     grid: Grid
     mass: Float[np.ndarray, "*shape"]
     outside: float
     replicates: Float[np.ndarray, "r *shape"] | None
+    error: Float[np.ndarray, "*shape"] | None
 
-    def __init__(self, grid: Grid, mass, outside: float = 0.0, replicates=None):
+    def __init__(self, grid: Grid, mass, outside: float = 0.0, replicates=None, error=None):
         self.grid = grid
         self.mass = np.asarray(mass, dtype=np.float64)
         self.outside = float(outside)
         self.replicates = None if replicates is None else np.asarray(replicates, dtype=np.float64)
+        self.error = None if error is None else np.asarray(error, dtype=np.float64)
         if self.mass.shape != grid.shape:
             raise ValueError(f"`mass` must have the shape of the grid, {grid.shape}, but got {self.mass.shape}.")
         if not np.all(np.isfinite(self.mass)) or np.any(self.mass < 0) or not 0 <= self.outside < np.inf:
@@ -45,6 +50,8 @@ class Density(eqx.Module):
                 f"`replicates` must have shape (r, {', '.join(map(str, grid.shape))}) with r > 1, got "
                 f"{self.replicates.shape}."
             )
+        if self.error is not None and self.error.shape != grid.shape:
+            raise ValueError(f"`error` must have the shape of the grid, {grid.shape}, but got {self.error.shape}.")
 
     @staticmethod
     def from_function(grid: Grid, f: Callable) -> "Density":
@@ -111,11 +118,12 @@ class Density(eqx.Module):
         return np.tensordot(self.mass.ravel(), values, axes=1)
 
     def marginal(self, axis: int) -> "Density":
-        """The law of one coordinate, on the grid of that axis."""
+        """The law of one coordinate, on the grid of that axis; `error` sums to a bound on its own."""
         grid = self.grid.axis(axis)
         others = tuple(k for k in range(self.grid.ndim) if k != axis % self.grid.ndim)
         replicates = None if self.replicates is None else self.replicates.sum(axis=tuple(k + 1 for k in others))
-        return Density(grid, self.mass.sum(axis=others), self.outside, replicates)
+        error = None if self.error is None else self.error.sum(axis=others)
+        return Density(grid, self.mass.sum(axis=others), self.outside, replicates, error)
 
     def cdf(self) -> Float[np.ndarray, "..."]:
         """The mass below each edge, shape `shape[k] + 1` along axis k: P(X_1 ≤ e_1, ..., X_d ≤ e_d) within the grid.
@@ -155,7 +163,8 @@ class Density(eqx.Module):
 
     def on(self, grid: Grid) -> "Density":
         """The same law on a coarser grid, whose edges are all edges of this one; mass left out goes to `outside`."""
-        mass, replicates, left_out = self.mass, self.replicates, np.ones(self.grid.shape, bool)
+        mass, replicates, error = self.mass, self.replicates, self.error
+        left_out = np.ones(self.grid.shape, bool)
         if grid.ndim != self.grid.ndim:
             raise ValueError(f"`grid` must have {self.grid.ndim} axes like this density's, but it has {grid.ndim}.")
         spans = []
@@ -171,15 +180,20 @@ class Density(eqx.Module):
                 )
             spans.append(slice(index[0], index[-1]))
             mass = np.add.reduceat(_cut(mass, k, index), index[:-1] - index[0], axis=k)
+            if error is not None:
+                error = np.add.reduceat(_cut(error, k, index), index[:-1] - index[0], axis=k)
             if replicates is not None:
                 replicates = np.add.reduceat(_cut(replicates, k + 1, index), index[:-1] - index[0], axis=k + 1)
         # Summed itself, not as what is missing to 1: rounding would put mass where there is none.
         left_out[tuple(spans)] = False
-        return Density(grid, mass, self.outside + self.mass[left_out].sum(), replicates)
+        return Density(grid, mass, self.outside + self.mass[left_out].sum(), replicates, error)
 
     def __str__(self) -> str:
         sampled = "" if self.replicates is None else f", sampled in {len(self.replicates)} groups"
-        return f"Density on {self.grid}: mass {self.mass.sum():.6g} in the grid, {self.outside:.3g} outside{sampled}"
+        near = "" if self.error is None else f", error about {self.error.sum():.2g}"
+        return (
+            f"Density on {self.grid}: mass {self.mass.sum():.6g} in the grid, {self.outside:.3g} outside{sampled}{near}"
+        )
 
 
 # Independent groups into which samples are divided for standard errors: 31 degrees of freedom.

@@ -1,10 +1,11 @@
 """The Fokker-Planck equation ∂tρ = -∂i(b_i ρ) + ∂i∂j(D_ij ρ) of a process, on a grid of finite volumes.
 
-`assemble` builds the generator from drift and noise alone; `stationary`, `evolve`, `spectrum`, `current` and
-`relaxation` use it.
+`assemble` builds the generator from drift and noise alone, for any positive semidefinite tensor D in two and three
+dimensions; `stationary`, `evolve`, `spectrum`, `current` and `relaxation` use it. `radial` reduces a process that is
+symmetric under rotations, in any number of dimensions, to its radius.
 `exit_time`, `quasi_stationary` and `committor` say when a process leaves a set, how it behaves before that, and how it
-goes from one set to another: they take the process, the grid, and boolean functions of a point. All of this needs
-float64: `jax.config.update("jax_enable_x64", True)`.
+goes from one set to another: they take the process, with a diagonal D, the grid, and boolean functions of a point. All
+of this needs float64: `jax.config.update("jax_enable_x64", True)`.
 """
 
 from .assembly import Boundary as Boundary, Generator as Generator, assemble as assemble, coarsen as coarsen
@@ -12,6 +13,7 @@ from .committor import Committor as Committor, committor as committor
 from .current import Current as Current, current as current
 from .evolution import Evolution as Evolution, evolve as evolve
 from .exit_time import ExitTime as ExitTime, exit_time as exit_time
+from .jump_edges import LongJumpsError as LongJumpsError
 from .quasi_stationary import QuasiStationary as QuasiStationary, quasi_stationary as quasi_stationary
 from .radial import Radial as Radial, RadialSpectrum as RadialSpectrum, radial as radial
 from .relaxation import Relaxation as Relaxation, relaxation as relaxation

@@ -19,7 +19,6 @@ can fail.
 
 import dataclasses
 import difflib
-import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -31,6 +30,9 @@ from ..grid import Grid
 from ..process import AbstractDiffusion
 from .cell_means import face_means
 from .coefficients import check_process, edge_limit, half_edge_integrals
+from .detailed_balance import log_law
+from .memory import check_fits
+from .tensor_rates import Diagonals, tensor_rates
 from .weights import bernoulli, edge_weights, resolved_edge
 
 Boundary = Literal["no-flux", "absorbing", "periodic"]
@@ -45,18 +47,6 @@ _synonyms = {
     **dict.fromkeys(("dirichlet", "open", "killing"), "absorbing"),
     **dict.fromkeys(("wrap", "cyclic", "torus"), "periodic"),
 }
-
-# A process counts as reversible when the logarithms of its mass ratios close around every path to this: well above
-# the error of the quadrature on a resolved grid, and a current of 1e-8 of the traffic is none.
-_cycle_tolerance = 1e-8
-# What is not asked to close: paths to cells that hold less than exp(-100) of the largest mass, and four cells around a
-# corner where the mass changes by more than exp(30) from one to the next. Rounding alone may be above the tolerance.
-_negligible, _steep = 100.0, 30.0
-# The rounding of sums of log ratios, as a fraction of the sum.
-_rounding = 1e-12
-
-# The cell from which log ratios are summed is moved to the heaviest one so many times at most.
-_most_origins = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,6 +74,7 @@ class Generator:
     cycle_defect: float
     resolved: float
     masses: Masses
+    diagonals: Diagonals | None = None
 
     @property
     def reversible(self) -> bool:
@@ -104,15 +95,18 @@ class Generator:
                 along = np.moveaxis(rates, k, -1)
                 along[..., 0] += np.moveaxis(self.down[k], k, -1)[..., 0]
                 along[..., -1] += np.moveaxis(self.up[k], k, -1)[..., -1]
+        if self.diagonals is not None:
+            rates += sum(leaving.sum(axis=0) for leaving in self.diagonals.leaving)
         return rates
 
     def __str__(self) -> str:
         kind = "reversible" if self.reversible else f"not reversible (cycle defect {self.cycle_defect:.2g})"
-        return f"Generator on {self.grid}, boundary {' × '.join(self.boundary)}: {kind}"
+        jumps = "" if self.diagonals is None else f", jumps of up to {self.diagonals.longest} cells"
+        return f"Generator on {self.grid}, boundary {' × '.join(self.boundary)}: {kind}{jumps}"
 
 
 def assemble(process: AbstractDiffusion, grid: Grid, boundary: str | Sequence[str] = "no-flux") -> Generator:
-    """The Fokker-Planck generator of `process` on the cells of `grid`, for diagonal D in one or two dimensions.
+    """The Fokker-Planck generator of `process` on the cells of `grid`, in one to three dimensions.
 
     `boundary` is one word for all axes or one per axis: "no-flux" (walls that reflect), "absorbing" (mass that
     reaches the face is gone) or "periodic" (the process must be periodic, too). The scheme is second order in the
@@ -121,17 +115,22 @@ def assemble(process: AbstractDiffusion, grid: Grid, boundary: str | Sequence[st
     across which the law changes by more than a factor e^4, and without detailed balance, masses are those of the
     density at the centre, second order.
 
+    D may be any positive semidefinite tensor in two and three dimensions. Where it is full, mass jumps between cells
+    that share no face, too, and stays positive at any correlation; drift in a direction without diffusion is upwind,
+    first order in the width of the cells. With a full D, no-flux walls are first order where there is mass at them.
+
     Processes are autonomous here: drift and noise are evaluated at t = 0.
 
-    Raises `RuntimeError` if float64 is off, `ValueError` for arguments that do not fit together and for drift or noise
-    that is not finite, `NotImplementedError` for diffusion that is degenerate or has off-diagonal entries, and for
-    more than two axes.
+    Raises `RuntimeError` if float64 is off, `ValueError` for arguments that do not fit together, for drift or noise
+    that is not finite, and for a D so anisotropic that jumps would be too long (`LongJumpsError`), `MemoryError` if the
+    generator would not fit in half of the machine's memory, and `NotImplementedError` for more than three axes and
+    for degenerate D on one axis.
     """
     return assemble_checked(process, grid, checked_boundary(process, grid, boundary), masses="cells")
 
 
 def checked_boundary(
-    process: Any, grid: Grid, boundary: str | Sequence[str], most_axes: int = 2
+    process: Any, grid: Grid, boundary: str | Sequence[str], most_axes: int = 3
 ) -> tuple[Boundary, ...]:
     """`boundary`, one word an axis, after checks of all three arguments; computes nothing."""
     kinds = _per_axis(boundary, grid)
@@ -166,23 +165,27 @@ def assemble_checked(
     resolved: float = resolved_edge,
     masses: Masses = "points",
 ) -> Generator:
-    """The generator in any number of dimensions, of arguments that `checked_boundary` let pass.
+    """The generator, of arguments that `checked_boundary` let pass.
 
-    The masses are those of the centres for functions, as mean exit times, which are values at the centres, too.
+    The masses are those of the centres for functions, as mean exit times, which are values at the centres, too; and for
+    processes without detailed balance.
     """
-    integrals, diffusion, log_means = half_edge_integrals(process, grid, resolved)
-    if masses == "points":
-        log_means = tuple(np.zeros(grid.shape) for _ in log_means)
-    limit = edge_limit(process, grid, resolved)
-    axes = [_axis_rates(grid, k, boundary[k], integrals[k], diffusion[k], log_means, limit) for k in range(grid.ndim)]
-    up, down, log_ratios = zip(*axes, strict=True)
-    log_weights, defect = _potential(log_ratios, grid.shape)
-    if defect > _cycle_tolerance:
-        if masses == "cells":
-            return assemble_checked(process, grid, boundary, resolved)
-        log_weights = None
-    matrix = _matrix(up, down, boundary, grid.shape)
-    return Generator(process, grid, boundary, matrix, up, down, log_ratios, log_weights, defect, resolved, masses)
+    check_fits(grid)
+    found = half_edge_integrals(process, grid, resolved)
+    if found is None:
+        masses = "points"
+        up, down, log_ratios, diagonals = tensor_rates(process, grid, boundary, resolved)
+    else:
+        limit, diagonals = edge_limit(process, grid, resolved), None
+        up, down, log_ratios = _rates(grid, boundary, found, masses, limit)
+    log_weights, defect = log_law(log_ratios, diagonals, grid.shape)
+    if found is not None and log_weights is None and masses == "cells":
+        masses = "points"
+        up, down, log_ratios = _rates(grid, boundary, found, masses, limit)
+    matrix = _matrix(up, down, diagonals, boundary, grid.shape)
+    return Generator(
+        process, grid, boundary, matrix, up, down, log_ratios, log_weights, defect, resolved, masses, diagonals
+    )
 
 
 def _per_axis(boundary: str | Sequence[str], grid: Grid) -> tuple[Boundary, ...]:
@@ -201,6 +204,16 @@ def _per_axis(boundary: str | Sequence[str], grid: Grid) -> tuple[Boundary, ...]
             f"{kinds!r}."
         )
     return kinds  # pyright: ignore[reportReturnType]
+
+
+def _rates(grid: Grid, boundary: tuple[Boundary, ...], found: Any, masses: Masses, limit: Any) -> tuple[Any, Any, Any]:
+    """Jump rates up and down, and log ratios, for each axis; from what `half_edge_integrals` found."""
+    integrals, diffusion, log_means = found
+    if masses == "points":
+        log_means = tuple(np.zeros(grid.shape) for _ in log_means)
+    axes = [_axis_rates(grid, k, boundary[k], integrals[k], diffusion[k], log_means, limit) for k in range(grid.ndim)]
+    up, down, log_ratios = zip(*axes, strict=True)
+    return up, down, log_ratios
 
 
 def _axis_rates(
@@ -237,64 +250,10 @@ def _axis_rates(
     return np.moveaxis(up, -1, k), np.moveaxis(down, -1, k), np.moveaxis(log_ratios, -1, k)
 
 
-def _potential(
-    log_ratios: tuple[Float[np.ndarray, "..."], ...], shape: tuple[int, ...]
-) -> tuple[Float[np.ndarray, "..."], float]:
-    """The function whose differences are the log ratios along paths from the heaviest cell, and by how much it misses
-    those of the edges that the paths do not use, where mass is not negligible.
-
-    From the heaviest cell, because sums through the far tails, which may be as low as -1e24, would lose all digits of
-    the law where it lives.
-    """
-    origin = tuple(n // 2 for n in shape)
-    total = _summed(log_ratios, shape, origin)
-    for _ in range(_most_origins):
-        heaviest = tuple(int(i) for i in np.unravel_index(np.argmax(total), shape))
-        if heaviest == origin:
-            break
-        origin, total = heaviest, _summed(log_ratios, shape, heaviest)
-    total -= np.max(total)
-    defect = _corner_defect(log_ratios)
-    for k, ratio in enumerate(log_ratios):
-        low, high, ratio = (np.moveaxis(a, k, 0) for a in (total, np.roll(total, -1, axis=k), ratio))
-        missed = np.abs((high - low)[: len(ratio)] - ratio)
-        matters = np.minimum(low, high)[: len(ratio)] > -_negligible
-        defect = max(defect, float(np.max(missed, where=matters, initial=0.0)))
-        if len(ratio) == len(low):
-            # Around a periodic axis, however little mass there is where it closes.
-            defect = max(defect, float(np.max(missed[-1] - _rounding * np.abs(low[-1]))))
-    return total, defect
-
-
-def _corner_defect(log_ratios: tuple[Float[np.ndarray, "..."], ...]) -> float:
-    """The largest sum of log ratios around four cells that meet in a corner, or in an edge of cells in space."""
-    defect = 0.0
-    for k, m in itertools.combinations(range(len(log_ratios)), 2):
-        x, y = (np.moveaxis(log_ratios[a], (k, m), (0, 1)) for a in (k, m))
-        x, y = x[: y.shape[0] - 1], y[:, : x.shape[1] - 1]
-        around = np.abs(x[:, :-1] + y[1:] - x[:, 1:] - y[:-1])
-        gentle = np.max(np.abs([x[:, :-1], y[1:], x[:, 1:], y[:-1]]), axis=0) < _steep
-        defect = max(defect, float(np.max(around, where=gentle, initial=0.0)))
-    return defect
-
-
-def _summed(
-    log_ratios: tuple[Float[np.ndarray, "..."], ...], shape: tuple[int, ...], origin: tuple[int, ...]
-) -> Float[np.ndarray, "..."]:
-    """Sums of log ratios along paths that leave the origin in the direction of the first axis, then of the next."""
-    total = np.zeros(())
-    for k, ratio in enumerate(log_ratios):
-        line = ratio[(..., *origin[k + 1 :])][..., : shape[k] - 1]
-        before, after = line[..., : origin[k]], line[..., origin[k] :]
-        back = -np.cumsum(before[..., ::-1], axis=-1)[..., ::-1]
-        along = np.concatenate([back, np.zeros((*shape[:k], 1)), np.cumsum(after, axis=-1)], axis=-1)
-        total = total[..., None] + along
-    return total
-
-
 def _matrix(
     up: tuple[Float[np.ndarray, "..."], ...],
     down: tuple[Float[np.ndarray, "..."], ...],
+    diagonals: Diagonals | None,
     boundary: tuple[Boundary, ...],
     shape: tuple[int, ...],
 ) -> scipy.sparse.csc_matrix:
@@ -316,6 +275,14 @@ def _matrix(
         rows += [there.ravel(), here.ravel()]
         columns += [here.ravel(), there.ravel()]
         rates += [through_up[..., 1 : n + 1].ravel(), through_down[..., 1 : n + 1].ravel()]
+    if diagonals is not None:
+        source, target = diagonals.source, diagonals.target
+        rows += [target, source]
+        columns += [source, target]
+        rates += [diagonals.forth, diagonals.back]
+        leaving += np.bincount(source, diagonals.forth, leaving.size).reshape(shape)
+        leaving += np.bincount(target, diagonals.back, leaving.size).reshape(shape)
+        leaving += sum(through.sum(axis=0) for through in diagonals.leaving)
     rows.append(cells.ravel())
     columns.append(cells.ravel())
     rates.append(-leaving.ravel())

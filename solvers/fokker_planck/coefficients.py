@@ -1,10 +1,10 @@
-"""Drift and diffusion of a process at many points, checked: finite, not degenerate, with a diagonal tensor."""
+"""Drift and diffusion of a process at many points, checked: finite, and where needed with a diagonal tensor."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ..grid import Grid, evaluate
 from ..process import AbstractDiffusion, noise_structure
@@ -16,8 +16,11 @@ _diagonal_tolerance = 1e-12
 # Gauss-Legendre nodes for the integral of b / D over half a cell.
 _nodes = 4
 
+# Central differences of D, in cells: their error is about 1e-10 of D, between truncation and rounding.
+_difference_step = 1e-5
 
-def check_process(process: AbstractDiffusion, grid: Grid, most_axes: int = 2) -> None:
+
+def check_process(process: AbstractDiffusion, grid: Grid, most_axes: int = 3) -> None:
     """Raise if the process can't be evaluated at the points of the grid in float64; computes nothing."""
     if jnp.zeros(()).dtype != jnp.float64:
         raise RuntimeError(
@@ -26,9 +29,8 @@ def check_process(process: AbstractDiffusion, grid: Grid, most_axes: int = 2) ->
         )
     if grid.ndim > most_axes:
         raise NotImplementedError(
-            f"`grid` has {grid.ndim} axes; the Fokker-Planck solver handles 1 and 2, and for exit times, "
-            "quasi-stationary laws and committors 3. In more dimensions simulate "
-            "particles with `solvers.sde.simulate`, or reduce the process to a radial or marginal one."
+            f"`grid` has {grid.ndim} axes; the Fokker-Planck solver handles 1 to {most_axes}. In more dimensions "
+            "simulate particles with `solvers.sde.simulate`, or reduce the process to a radial or marginal one."
         )
     try:
         noise_structure(process, jnp.zeros(grid.ndim))
@@ -71,6 +73,17 @@ def coefficients(
     process: AbstractDiffusion, points: Float[np.ndarray, "n d"]
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
     """The drift b and the diagonal of D at the points, at t = 0. Raises where they are of no use, and says where."""
+    drift, tensor = drift_and_tensors(process, points)
+    diagonal = np.diagonal(tensor, axis1=1, axis2=2)
+    _check_not_degenerate(diagonal, points)
+    _check_diagonal(tensor, diagonal, points)
+    return drift, diagonal
+
+
+def drift_and_tensors(
+    process: AbstractDiffusion, points: Float[np.ndarray, "n d"]
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d d"]]:
+    """The drift b and the tensor D at the points, at t = 0, both finite."""
     d = points.shape[1]
 
     def at(x):
@@ -79,26 +92,53 @@ def coefficients(
 
     values = evaluate(at, points)
     drift, tensor = values[:, :d], values[:, d:].reshape(-1, d, d)
-    _check_finite("drift", drift, points)
-    _check_finite("noise", tensor, points)
-    diagonal = np.diagonal(tensor, axis1=1, axis2=2)
-    _check_not_degenerate(diagonal, points)
-    _check_diagonal(tensor, diagonal, points)
-    return drift, diagonal
+    check_finite("drift", drift, points)
+    check_finite("noise", tensor, points)
+    return drift, tensor
+
+
+def diffusion_tensors(process: AbstractDiffusion, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d d"]:
+    """The tensor D at the points, at t = 0, finite."""
+    tensor = evaluate(lambda x: process.diffusion(jnp.zeros((), x.dtype), x), points)
+    check_finite("noise", tensor, points)
+    return tensor
+
+
+def central_divergences(
+    process: AbstractDiffusion, points: Float[np.ndarray, "n d"], sizes: Float[np.ndarray, "n d"]
+) -> Float[np.ndarray, "n d"]:
+    """∂_j D_ij at the points by central differences over a part of the lengths `sizes`.
+
+    For where D has a derivative, but G has none: the square root of a loss at its zero.
+    """
+    total, h = np.zeros_like(points), _difference_step * sizes
+    for j in range(points.shape[1]):
+        step = np.zeros_like(points)
+        step[:, j] = h[:, j]
+        difference = diffusion_tensors(process, points + step) - diffusion_tensors(process, points - step)
+        total += difference[:, :, j] / (2 * h[:, j : j + 1])
+    return total
 
 
 def half_edge_integrals(
     process: AbstractDiffusion, grid: Grid, resolved: float
-) -> tuple[tuple[Float[np.ndarray, "..."], ...], Float[np.ndarray, "..."], tuple[Float[np.ndarray, "..."], ...]]:
+) -> tuple[tuple[Float[np.ndarray, "..."], ...], Float[np.ndarray, "..."], tuple[Float[np.ndarray, "..."], ...]] | None:
     """The integrals of b_k / D_kk from low face to centre and centre to high face, D_kk at the centres, and log a_k.
 
     One array of shape (2, *shape) for each axis k, one of shape (d, *shape), and one of shape `shape` for each axis
     with the means of `cell_means`, on edges that count as resolved up to the limit `resolved`. The part power / x of
-    b / D in a process with a `surface_power` is integrated in closed form.
+    b / D in a process with a `surface_power` is integrated in closed form. None if D is not diagonal or not positive
+    everywhere, unless there is one axis only: then a zero of D raises.
     """
     weights = [_half_edge_nodes(grid, k)[1] for k in range(grid.ndim)]
     clouds = [grid.points.reshape(-1, grid.ndim)] + [_line_points(grid, k) for k in range(grid.ndim)]
-    drift, diffusion = coefficients(process, np.concatenate(clouds))
+    points = np.concatenate(clouds)
+    drift, tensor = drift_and_tensors(process, points)
+    diffusion = np.diagonal(tensor, axis1=1, axis2=2)
+    if grid.ndim == 1:
+        _check_not_degenerate(diffusion, points)
+    elif not np.all(diffusion > 0) or np.any(_off_diagonal(tensor, diffusion)):
+        return None
     ends = np.cumsum([len(c) for c in clouds])
     centre = diffusion[: ends[0]].T.reshape(grid.ndim, *grid.shape)
     integrals, log_means = [], []
@@ -152,7 +192,8 @@ def _line_points(grid: Grid, k: int) -> Float[np.ndarray, "n d"]:
     return np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
 
 
-def _check_finite(name: str, values: Float[np.ndarray, "n ..."], points: Float[np.ndarray, "n d"]) -> None:
+def check_finite(name: str, values: Float[np.ndarray, "n ..."], points: Float[np.ndarray, "n d"]) -> None:
+    """Raise with the first point at which drift or noise is not finite."""
     bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if np.any(bad):
         hint = (
@@ -163,7 +204,7 @@ def _check_finite(name: str, values: Float[np.ndarray, "n ..."], points: Float[n
         )
         raise ValueError(
             f"`{name}(t, x)` is not finite at {bad.sum()} of {bad.size} points, the first being "
-            f"x={_show(points[bad][0])}.{hint}"
+            f"x={show(points[bad][0])}.{hint}"
         )
 
 
@@ -172,27 +213,34 @@ def _check_not_degenerate(diagonal: Float[np.ndarray, "n d"], points: Float[np.n
     if np.any(bad):
         raise NotImplementedError(
             f"The diffusion of coordinate {int(np.argmin(diagonal[bad][0] > 0))} is zero at {bad.sum()} of {bad.size} "
-            f"points, the first being x={_show(points[bad][0])}; degenerate diffusion is not implemented yet. Add a "
-            "constant to the noise (for loss-proportional noise, to the loss), or simulate particles with "
-            "`solvers.sde.simulate`."
+            f"points, the first being x={show(points[bad][0])}; degenerate diffusion is implemented only for "
+            "`assemble` on two and three axes. Add a constant to the noise (for loss-proportional noise, to the loss), "
+            "or simulate particles with `solvers.sde.simulate`."
         )
 
 
 def _check_diagonal(
     tensor: Float[np.ndarray, "n d d"], diagonal: Float[np.ndarray, "n d"], points: Float[np.ndarray, "n d"]
 ) -> None:
-    scale = np.sqrt(diagonal[:, :, None] * diagonal[:, None, :])
-    off = np.abs(tensor) > _diagonal_tolerance * scale
-    off[:, range(diagonal.shape[1]), range(diagonal.shape[1])] = False
+    off = _off_diagonal(tensor, diagonal)
     if np.any(off):
         n, i, j = np.argwhere(off)[0]
         raise NotImplementedError(
-            f"Full-tensor diffusion is not implemented yet, and D_{i}{j} = {tensor[n, i, j]:.6g} at "
-            f"x={_show(points[n])}, where D_{i}{i} = {tensor[n, i, i]:.6g} and D_{j}{j} = {tensor[n, j, j]:.6g}. "
-            "Choose coordinates in which D is diagonal (for a constant D, its eigenvectors), or simulate particles "
-            "with `solvers.sde.simulate`."
+            f"Full-tensor diffusion is implemented for `assemble` and what takes its generator, not for exit times, "
+            f"quasi-stationary laws and committors, and D_{i}{j} = {tensor[n, i, j]:.6g} at x={show(points[n])}, where "
+            f"D_{i}{i} = {tensor[n, i, i]:.6g} and D_{j}{j} = {tensor[n, j, j]:.6g}. Choose coordinates in which D is "
+            "diagonal (for a constant D, its eigenvectors), or simulate particles with `solvers.sde.simulate`."
         )
 
 
-def _show(x: Float[np.ndarray, " d"]) -> str:
+def _off_diagonal(tensor: Float[np.ndarray, "n d d"], diagonal: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, "n d d"]:
+    # Which entries couple two coordinates.
+    scale = np.sqrt(diagonal[:, :, None] * diagonal[:, None, :])
+    off = np.abs(tensor) > _diagonal_tolerance * scale
+    off[:, range(diagonal.shape[1]), range(diagonal.shape[1])] = False
+    return off
+
+
+def show(x: Float[np.ndarray, " d"]) -> str:
+    """A point in an error message."""
     return "(" + ", ".join(f"{c:.6g}" for c in x) + ")"

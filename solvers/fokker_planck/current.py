@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
+from . import diagonal_flows
 from .assembly import Generator, check_generator
 
 # Traffic below this is the underflow of masses near 1e-300, whose ratios mean nothing.
@@ -17,9 +18,12 @@ class Current(eqx.Module):
     """The probability current J = b ρ - ∇·(D ρ), in probability per time and unit of area.
 
     `faces[k]` is J_k through the faces of axis k, with one entry more than cells along that axis; `vectors` is J at
-    the cell centres, shape (d, *shape), averaged over the two faces. `entropy_production` is the total rate
-    Σ (k_ij m_i - k_ji m_j) log(k_ij m_i / (k_ji m_j)) over pairs of neighbours, in units of 1 / time; it is zero if
-    and only if there is detailed balance, and infinite if mass meets an empty cell. Absorbing faces do not enter it.
+    the cell centres, shape (d, *shape), averaged over the two faces. Jumps along the diagonals of a full tensor go
+    from cell to cell through faces, so that the flows into each cell sum to its gain.
+
+    `entropy_production` is the total rate Σ (k_ij m_i - k_ji m_j) log(k_ij m_i / (k_ji m_j)) over pairs of cells, in
+    units of 1 / time; it is zero if and only if there is detailed balance, and infinite if mass meets an empty cell or
+    drifts where there is no diffusion. Absorbing faces do not enter it.
     """
 
     faces: tuple[Float[np.ndarray, "..."], ...]
@@ -38,10 +42,13 @@ def current(generator: Any, p: Density) -> Current:
     """
     check_generator(generator)
     check_grid("p", p, generator)
-    grid = generator.grid
+    grid, diagonals = generator.grid, generator.diagonals
+    flows = None if diagonals is None else diagonal_flows.through_faces(diagonals, grid, generator.boundary, p.mass)
     faces, vectors, production = [], [], 0.0
     for k, kind in enumerate(generator.boundary):
         net, rate = _through_faces(generator, k, np.moveaxis(p.mass, k, -1))
+        if flows is not None:
+            net = net + np.moveaxis(flows[k], k, -1)
         if kind == "periodic":
             net[..., 0] = net[..., -1]
         area = (np.moveaxis(grid.volumes, k, -1) / np.diff(grid.edges[k]))[..., :1]
@@ -49,7 +56,7 @@ def current(generator: Any, p: Density) -> Current:
         faces.append(np.moveaxis(density, -1, k))
         vectors.append(np.moveaxis(0.5 * (density[..., 1:] + density[..., :-1]), -1, k))
         production += rate
-    return Current(tuple(faces), np.stack(vectors), production)
+    return Current(tuple(faces), np.stack(vectors), production + _along_diagonals(generator, p.mass))
 
 
 def check_grid(name: str, p: Density, generator: Generator) -> None:
@@ -77,6 +84,28 @@ def _through_faces(
     ratio = np.moveaxis(generator.log_ratios[k], k, -1)
     inner = slice(1, ratio.shape[-1] + 1)
     forth, back, below, above = (a[..., inner] for a in (forth, back, below, above))
+    return net, _production(forth, back, below, above, ratio)
+
+
+def _along_diagonals(generator: Generator, mass: Float[np.ndarray, "..."]) -> float:
+    # The entropy that the flows along diagonals produce. Where drift goes one way, no force is large enough.
+    diagonals, flat = generator.diagonals, mass.ravel()
+    if diagonals is None:
+        return 0.0
+    if not diagonals.carried:
+        return np.inf
+    low, high = flat[diagonals.source], flat[diagonals.target]
+    return _production(diagonals.forth * low, diagonals.back * high, low, high, diagonals.log_ratio)
+
+
+def _production(
+    forth: Float[np.ndarray, "..."],
+    back: Float[np.ndarray, "..."],
+    below: Float[np.ndarray, "..."],
+    above: Float[np.ndarray, "..."],
+    ratio: Float[np.ndarray, "..."],
+) -> float:
+    # The entropy that flows forth and back between pairs of masses produce; `ratio` is log(above / below) in balance.
     both = (below > 0) & (above > 0)
     force = ratio + np.log(np.where(both, below, 1.0)) - np.log(np.where(both, above, 1.0))
     # forth - back = forth (1 - e^-force): written so that flow and force have the same sign in rounding.
@@ -84,4 +113,4 @@ def _through_faces(
     production = float(np.sum(np.where(both, flow * force, 0.0)))
     if np.any(~both & (forth + back > _negligible_traffic)):
         production = np.inf
-    return net, production
+    return production

@@ -82,7 +82,16 @@ class Killed:
 
 
 def killed(generator: Generator, labels: Int[np.ndarray, "..."], cuts: list[Cuts]) -> Killed:
-    """The directed edges from the cells with label 0. Absorbing faces count as set 1."""
+    """The directed edges from the cells with label 0. Absorbing faces count as set 1.
+
+    `NotImplementedError` for D that is full or degenerate somewhere.
+    """
+    if generator.diagonals is not None:
+        raise NotImplementedError(
+            "Exit times, quasi-stationary laws and committors are implemented for diagonal, nowhere degenerate D, and "
+            "this process has another. Choose coordinates in which D is diagonal (for a constant D, its eigenvectors), "
+            "or simulate particles with `solvers.sde.simulate` and `FirstPassage`."
+        )
     flat = labels.ravel()
     shorter = _shortened(generator, cuts)
     edges = [

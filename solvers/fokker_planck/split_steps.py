@@ -56,8 +56,10 @@ class SplitSteps:
 
     @staticmethod
     def fits(generator: Generator) -> bool:
-        """Whether this can advance laws of the generator: reversible, in several dimensions, no axis periodic."""
-        return generator.reversible and generator.grid.ndim > 1 and "periodic" not in generator.boundary
+        """Whether this can advance laws of the generator: reversible, in several dimensions, no axis periodic, and no
+        jumps but along the axes."""
+        alone = generator.diagonals is None and "periodic" not in generator.boundary
+        return generator.reversible and generator.grid.ndim > 1 and alone
 
     def advance(self, mass: Float[np.ndarray, " n"], outside: float, h: float) -> tuple[Float[np.ndarray, " n"], float]:
         """The mass in the cells and outside after an interval h."""
