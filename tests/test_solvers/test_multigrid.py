@@ -1,0 +1,235 @@
+"""Multigrid and what it is made of, against dense matrices and elimination; and how fast it converges."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_solvers.fokker_planck_problems import brownian, double_well, gibbs, loss_proportional, quadratic
+from test_solvers.test_exit_time import ball, radial_time
+
+from solvers import Grid, fokker_planck
+from solvers.fokker_planck import killed_solver
+from solvers.fokker_planck.assembly import assemble_checked
+from solvers.fokker_planck.davidson import slowest
+from solvers.fokker_planck.gmres import gmres
+from solvers.fokker_planck.jumps import coarsened, generator_jumps
+from solvers.fokker_planck.multigrid import Lines, Multigrid
+
+
+def tilted(x):
+    return (x[0] ** 2 - 1) ** 2 / 4 + 0.5 * jnp.sum(x[1:] ** 2) + (0.3 * x[0] * x[-1] if x.size > 1 else 0.0)
+
+
+def jumps_of(process, grid, kinds, shift=0.0):
+    generator = assemble_checked(process, grid, (kinds,) * grid.ndim if isinstance(kinds, str) else kinds)
+    log_mass = np.zeros(grid.shape) if generator.log_weights is None else generator.log_weights
+    return generator, generator_jumps(generator, np.full(grid.shape, shift), log_mass)
+
+
+def turning_axes(grid):
+    """A periodic process in a box: D depends on the place, and detailed balance holds."""
+    low, length = (jnp.array([e[0] for e in grid.edges]), jnp.array([e[-1] - e[0] for e in grid.edges]))
+    return gibbs(lambda x: jnp.sum(jnp.cos(2 * jnp.pi * (x - low) / length)), 0.7)
+
+
+_boxes = {
+    "line": (gibbs(tilted, 0.1), Grid.uniform((-2.0, 2.0, 13)), "no-flux"),
+    "absorbing line": (gibbs(tilted, 0.1), Grid.stretched((20.0, 12, 1.0)), "absorbing"),
+    "plane": (gibbs(tilted, 0.05), Grid.uniform((-2.0, 2.0, 9), (-2.0, 2.2, 6)), ("absorbing", "no-flux")),
+    "space": (gibbs(tilted, 0.2), Grid.uniform((-2.0, 2.0, 5), (-1.0, 1.0, 2), (-2.0, 2.2, 4)), "no-flux"),
+    "circle": (turning_axes(Grid.uniform((0.0, 1.0, 7))), Grid.uniform((0.0, 1.0, 7)), "periodic"),
+    "torus": (
+        turning_axes(Grid.uniform((0.0, 1.0, 7), (0.0, 2.0, 4), (0.0, 1.0, 2))),
+        Grid.uniform((0.0, 1.0, 7), (0.0, 2.0, 4), (0.0, 1.0, 2)),
+        "periodic",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _boxes)
+def test_jumps_are_those_of_the_generator(name):
+    process, grid, kinds = _boxes[name]
+    generator, jumps = jumps_of(process, grid, kinds, 0.3)
+    exact = 0.3 * np.eye(grid.size) - generator.matrix.T.toarray()
+    scale = np.abs(np.diag(exact))[:, None]
+    np.testing.assert_allclose(jumps.matrix().toarray() / scale, exact / scale, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", _boxes)
+def test_lines_solve_what_is_coupled_along_one_axis(name):
+    process, grid, kinds = _boxes[name]
+    _, jumps = jumps_of(process, grid, kinds, 0.3)
+    whole, n = jumps.matrix().toarray(), grid.size
+    place = np.stack(np.unravel_index(np.arange(n), grid.shape))
+    f = np.random.default_rng(0).standard_normal(n)
+    for k in range(grid.ndim):
+        same = np.all(np.delete(place[:, :, None] == place[:, None, :], k, axis=0), axis=0)
+        np.testing.assert_allclose(Lines(jumps, k).solve(f), np.linalg.solve(np.where(same, whole, 0), f), rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", _boxes)
+def test_coarse_jumps_keep_balance_and_are_never_negative(name):
+    process, grid, kinds = _boxes[name]
+    generator, jumps = jumps_of(process, grid, kinds)
+    fine = np.exp(jumps.log_mass)
+    widths = tuple(np.ones(n) for n in grid.shape)
+    while max(jumps.killed.shape) > 1:
+        coarse, share, widths = coarsened(jumps, widths)
+        mass = np.exp(coarse.log_mass.ravel())
+        assert mass.sum() == pytest.approx(fine.sum())
+        assert [w.sum() for w in widths] == list(grid.shape)
+        # Exits are summed, and jumps have the same flow both ways.
+        killed = np.sum(fine * generator.exit_rates)
+        assert np.sum(mass * coarse.killed.ravel()) == pytest.approx(killed)
+        flow = mass[:, None] * coarse.matrix().toarray()
+        np.testing.assert_allclose(flow, flow.T, atol=1e-13 * np.max(flow))
+        assert np.max(flow - np.diag(np.diag(flow))) <= 0
+        assert share.shape == jumps.killed.shape
+        jumps = coarse
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((12, 8), "no-flux"), ((8, 4, 6), "periodic")])
+def test_coarse_diffusion_is_that_of_coarse_cells(shape, kind):
+    # Without drift, on cells of equal width, the coarse jumps are those of the generator on the coarse grid.
+    grid = Grid.uniform(*[(0.0, 1.0 + k, n) for k, n in enumerate(shape)])
+    coarse = coarsened(jumps_of(brownian(0.7), grid, kind)[1], tuple(np.ones(n) for n in shape))[0]
+    exact = jumps_of(brownian(0.7), grid.coarsen(), kind)[1]
+    np.testing.assert_allclose(coarse.matrix().toarray(), exact.matrix().toarray(), rtol=1e-12)
+
+
+def test_one_cycle_is_self_adjoint_in_the_masses():
+    _, jumps = jumps_of(gibbs(tilted, 0.1), Grid.uniform((-2.0, 2.0, 32), (-2.0, 2.0, 25)), "no-flux", 0.1)
+    cycle, mass = Multigrid(jumps), np.exp(jumps.log_mass.ravel())
+    assert len(cycle.levels) == 2
+    a, b = np.random.default_rng(0).standard_normal((2, mass.size))
+    assert np.sum(mass * a * cycle(b)) == pytest.approx(np.sum(mass * b * cycle(a)), rel=1e-10)
+
+
+def rotated(x):
+    return 0.5 * (400 * (x[0] + x[1]) ** 2 + (x[0] - x[1]) ** 2) / 2
+
+
+_square = lambda r, n: Grid.uniform((-r, r, n), (-r, r, n))  # noqa: E731
+_sinh = lambda r, n: Grid.stretched((r, n, 1.0), (r, n, 1.0))  # noqa: E731
+_table = {
+    "ring": (loss_proportional(lambda x: (x @ x - 1) ** 2 / 4 + 0.05, 0.5), lambda n: _sinh(20.0, n)),
+    "double well": (gibbs(tilted, 0.05), lambda n: _square(2.2, n)),
+    "cold double well": (gibbs(tilted, 0.01), lambda n: _square(2.2, n)),
+    "power law": (loss_proportional(lambda x: 1 + x @ x, 0.5), lambda n: _sinh(1e4, n)),
+    "heavy power law": (loss_proportional(lambda x: 1 + x @ x, 2.0), lambda n: _sinh(1e4, n)),
+    "valley": (gibbs(lambda x: 0.5 * (x[0] ** 2 + 400 * x[1] ** 2), 0.05), lambda n: _square(1.5, n)),
+    "oblique valley": (gibbs(rotated, 0.05), lambda n: _square(1.5, n)),
+    "Rosenbrock": (gibbs(lambda x: (1 - x[0]) ** 2 / 20 + 5 * (x[1] - x[0] ** 2) ** 2, 0.1), lambda n: _square(2.5, n)),
+    "rugged": (gibbs(lambda x: 0.5 * x @ x + 0.3 * jnp.sum(jnp.cos(8 * x)), 0.05), lambda n: _square(2.0, n)),
+    "space": (gibbs(tilted, 0.05), lambda n: Grid.uniform(*[(-2.2, 2.2, n // 4)] * 3)),
+}
+
+
+@pytest.mark.parametrize("cells", [64, 128])
+@pytest.mark.parametrize("name", _table)
+def test_sixteen_steps_are_enough_at_any_shift(name, cells):
+    process, grid = _table[name][0], _table[name][1](cells)
+    generator, jumps = jumps_of(process, grid, "no-flux")
+    assert generator.reversible
+    f = np.random.default_rng(0).standard_normal(grid.size)
+    for shift in (100.0, 1.0, 0.01):
+        jumps = generator_jumps(generator, np.full(grid.shape, shift), jumps.log_mass)
+        matrix, cycle = jumps.matrix(), Multigrid(jumps)
+        u, left, steps = gmres(matrix, cycle, f, np.zeros_like(f), 1e-8)
+        assert steps <= 16
+        assert left < 1e-8
+        # Constants are killed at the rate of the shift. The inverse is bounded by 1 / shift.
+        one = gmres(matrix, cycle, np.ones_like(f), np.zeros_like(f), 1e-8)[0]
+        np.testing.assert_allclose(shift * one, 1, atol=1e-6)
+        assert np.max(np.abs(f - matrix @ u) / jumps.leaving.ravel()) < 1e-7 * np.max(np.abs(u))
+
+
+def test_a_singular_system():
+    # Nothing is killed: what is found is right but for a constant.
+    process, grid = gibbs(quadratic, 0.1), Grid.uniform((-2.5, 2.5, 70), (-2.5, 2.6, 60))
+    _, jumps = jumps_of(process, grid, "no-flux")
+    mass = np.exp(jumps.log_mass).ravel()
+    matrix, cycle = jumps.matrix(), Multigrid(jumps)
+    exact = np.random.default_rng(1).standard_normal(grid.size)
+    u, left, steps = gmres(matrix, cycle, matrix @ exact, np.zeros(grid.size), 1e-11)
+    assert left < 1e-11
+    assert steps <= 20
+    np.testing.assert_allclose(u - u @ mass / mass.sum(), exact - exact @ mass / mass.sum(), atol=1e-8)
+
+
+def test_the_slowest_mode_of_a_square():
+    # Absorbed at its faces: sin(π x) sin(π y), discrete and exact, with rate 4 D (2 / h²) sin²(π h / 2).
+    grid = Grid.uniform((0.0, 1.0, 40), (0.0, 1.0, 40))
+    _, jumps = jumps_of(brownian(0.5), grid, "absorbing")
+    start = np.random.default_rng(0).random(grid.size)
+    u = slowest(jumps.matrix(), Multigrid(jumps), start, np.ones(grid.size))
+    exact = np.prod(np.sin(np.pi * grid.points), axis=-1).ravel()
+    np.testing.assert_allclose(u / np.linalg.norm(u) * np.sign(u.sum()), exact / np.linalg.norm(exact), atol=1e-7)
+
+
+# --- killed where it meets a set --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def iterations(monkeypatch):
+    """Multigrid on grids so small that elimination would do."""
+    return lambda many: monkeypatch.setattr(killed_solver, "_many", {1: np.inf, 2: many, 3: many})
+
+
+_exits = {
+    "well": (gibbs(tilted, 0.05), Grid.uniform((-2.0, 2.0, 50), (-1.5, 1.5, 34)), lambda x: x[0] + x[1] < 0.3),
+    "student": (loss_proportional(quadratic, 0.4), Grid.stretched((1e3, 48, 1.0), (1e3, 40, 1.0)), ball(30.0)),
+    "space": (gibbs(tilted, 0.2), Grid.uniform(*[(-1.3, 1.7, 14)] * 3), ball(1.0)),
+}
+
+
+@pytest.mark.parametrize("name", _exits)
+def test_exit_times_and_laws_agree_with_elimination(name, iterations):
+    process, grid, inside = _exits[name]
+    exact = fokker_planck.exit_time(process, grid, inside)
+    law = fokker_planck.quasi_stationary(process, grid, inside)
+    iterations(0)
+    tau = fokker_planck.exit_time(process, grid, inside)
+    quasi = fokker_planck.quasi_stationary(process, grid, inside)
+    for a, b in ((tau.values, exact.values), (tau.variance, exact.variance), (quasi.density.mass, law.density.mass)):
+        np.testing.assert_allclose(a, b, atol=1e-8 * np.max(b))
+        assert np.min(a) >= 0
+        assert np.any(a != b)
+    np.testing.assert_allclose(tau.error, exact.error, atol=1e-6 * np.max(exact.values))
+    assert quasi.rate == pytest.approx(law.rate, rel=1e-7)
+
+
+def test_committors_agree_with_elimination(iterations):
+    arguments = gibbs(tilted, 0.05), Grid.uniform((-2.0, 2.0, 50), (-1.5, 1.5, 34)), lambda x: x[0] < -0.7, ball(0.5)
+    exact = fokker_planck.committor(*arguments)
+    iterations(0)
+    q = fokker_planck.committor(*arguments)
+    np.testing.assert_allclose(q.values, exact.values, atol=1e-8)
+    assert q.rate == pytest.approx(exact.rate, rel=1e-6)
+
+
+def test_exits_too_rare_for_float64_are_refused_by_iterations_too(iterations):
+    iterations(0)
+    grid, inside = Grid.uniform((-2.0, 2.0, 80), (-0.5, 0.5, 20)), lambda x: x[0] < 0.3
+    well = lambda x: double_well()(x) + x[1] ** 2  # noqa: E731
+    for temperature in (0.01, 0.008, 0.004):
+        with pytest.raises(ArithmeticError, match=r"too rarely for float64.*one-dimensional"):
+            fokker_planck.exit_time(gibbs(well, temperature), grid, inside)
+    # Not yet too rare: the axes are independent, and on a line all digits are right.
+    along = fokker_planck.exit_time(gibbs(double_well(), 0.02), Grid.uniform((-2.0, 2.0, 80)), inside)
+    plane = fokker_planck.exit_time(gibbs(well, 0.02), grid, inside)
+    assert along.at(-1.0) > 1e5
+    np.testing.assert_allclose(plane.values, np.broadcast_to(along.values[:, None], (80, 20)), rtol=3e-2)
+    assert np.all(plane.error[plane.values > 0] < 0.05 * along.at(-1.0))
+
+
+def test_a_ball_in_space():
+    grid = Grid.uniform((-1.3, 1.7, 44), (-1.2, 1.3, 44), (-1.2, 1.3, 44))
+    assert np.pi / 6 * 44**3 / (1.5 * 1.25**2) > killed_solver._many[3]
+    tau = fokker_planck.exit_time(gibbs(quadratic, 0.2), grid, ball(1.0))
+    r = np.linspace(0, 1, 30)
+    times = [radial_time(a, 1.0, 3, lambda y: np.exp(y**2 / 0.4) / 0.2, lambda z: np.exp(-(z**2) / 0.4)) for a in r]
+    exact = np.polynomial.Polynomial.fit(r**2, times, 12)
+    square = np.sum(grid.points**2, axis=-1)
+    error = np.abs(tau.values - np.where(square < 1, exact(np.minimum(square, 1)), 0))
+    assert np.max(error) < 1.2e-3 * times[0]
+    assert np.max(tau.error) == pytest.approx(np.max(error), rel=0.5)
