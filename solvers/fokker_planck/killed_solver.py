@@ -120,7 +120,10 @@ class _Iterations:
         return np.maximum(u, 0.0) if np.all(f >= 0) else u
 
     def slowest(self):
-        return np.abs(slowest(self.matrix, self.inverse, self._whole(np.ones(len(self.free))), self.mass)[self.free])
+        start = self._whole(np.ones(len(self.free)))[None]
+        # Stretched rates are not quite self-adjoint.
+        _, found = slowest(self.matrix, self.inverse, start, self.mass, 1, symmetric=False)
+        return np.abs(found[0, self.free])
 
     def _whole(self, u):
         whole = np.zeros(self.mass.size)

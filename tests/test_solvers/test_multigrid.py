@@ -7,7 +7,7 @@ from test_solvers.fokker_planck_problems import brownian, double_well, gibbs, lo
 from test_solvers.test_exit_time import ball, radial_time
 
 from solvers import Grid, fokker_planck
-from solvers.fokker_planck import killed_solver
+from solvers.fokker_planck import killed_solver, krylov_modes
 from solvers.fokker_planck.assembly import assemble_checked
 from solvers.fokker_planck.davidson import slowest
 from solvers.fokker_planck.gmres import gmres
@@ -156,14 +156,59 @@ def test_a_singular_system():
     np.testing.assert_allclose(u - u @ mass / mass.sum(), exact - exact @ mass / mass.sum(), atol=1e-8)
 
 
-def test_the_slowest_mode_of_a_square():
-    # Absorbed at its faces: sin(π x) sin(π y), discrete and exact, with rate 4 D (2 / h²) sin²(π h / 2).
+def test_the_slowest_modes_of_a_square():
+    # Absorbed at its faces: sin(n π x) sin(m π y), discrete and exact, with rates Σ (4 D / h²) sin²(n π h / 2) but for
+    # the outer faces, half an edge away, for which the sines are exact as well.
     grid = Grid.uniform((0.0, 1.0, 40), (0.0, 1.0, 40))
     _, jumps = jumps_of(brownian(0.5), grid, "absorbing")
-    start = np.random.default_rng(0).random(grid.size)
-    u = slowest(jumps.matrix(), Multigrid(jumps), start, np.ones(grid.size))
-    exact = np.prod(np.sin(np.pi * grid.points), axis=-1).ravel()
-    np.testing.assert_allclose(u / np.linalg.norm(u) * np.sign(u.sum()), exact / np.linalg.norm(exact), atol=1e-7)
+    start, mass = np.random.default_rng(0).random((4, grid.size)), np.full(grid.size, 1.0)
+    for symmetric in (True, False):
+        rates, modes = slowest(jumps.matrix(), Multigrid(jumps), start, mass, 3, symmetric=symmetric)
+        one, two = (2 * 40**2 * np.sin(n * np.pi / 80) ** 2 for n in (1, 2))
+        np.testing.assert_allclose(rates, [2 * one, one + two, one + two], rtol=1e-10)
+        exact = np.prod(np.sin(np.pi * grid.points), axis=-1).ravel()
+        np.testing.assert_allclose(np.abs(modes[0]), exact / np.linalg.norm(exact), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ring", "double well", "power law", "space"])
+def test_spectra_agree_with_elimination(name, monkeypatch):
+    process, grid = _table[name][0], _table[name][1](56)
+    generator = assemble_checked(process, grid, ("no-flux",) * grid.ndim)
+    exact = fokker_planck.spectrum(generator, 6)
+    monkeypatch.setattr(krylov_modes, "_many", 0)
+    found = fokker_planck.spectrum(generator, 6)
+    np.testing.assert_allclose(found.matrix_rates, exact.matrix_rates, rtol=1e-9)
+    np.testing.assert_allclose(found.rates, exact.rates, rtol=1e-9)
+    # Equal rates have any two modes that span the same: both sets, and everywhere.
+    overlap = np.einsum("ai,bi,i->ab", *(m.reshape(6, -1) for m in (found.modes, exact.modes)), exact.weights.ravel())
+    apart = [i for i in range(6) if np.all(np.abs(np.delete(exact.rates, i) - exact.rates[i]) > 1e-2 * exact.rates[-1])]
+    assert len(apart) >= 2
+    np.testing.assert_allclose(np.abs(np.diag(overlap))[apart], 1, rtol=1e-9)
+    for rate, mode in zip(found.matrix_rates, found.modes.reshape(6, -1), strict=True):
+        residual = np.abs(generator.matrix.T @ mode + rate * mode)
+        assert np.max(residual / (np.abs(generator.matrix.diagonal()) * (np.abs(mode) + 1))) < 1e-6
+
+
+def test_the_spectrum_of_many_cells():
+    # An Ornstein-Uhlenbeck process has the rates n₁ l₁ + n₂ l₂, and φ = x₁ / std for the first.
+    process, grid = gibbs(lambda x: 0.5 * (0.8 * x[0] ** 2 + 2.2 * x[1] ** 2), 0.3), _square(5.0, 256)
+    sp = fokker_planck.spectrum(fokker_planck.assemble(process, grid), 5)
+    np.testing.assert_allclose(sp.rates, [0, 0.8, 1.6, 2.2, 2.4], rtol=1e-5, atol=1e-12)
+    x = grid.points[..., 0] / np.sqrt(0.3 / 0.8)
+    np.testing.assert_allclose(sp.modes[1][80:176], x[80:176], atol=2e-3)
+
+
+def test_rates_below_rounding_are_refused_by_iterations_too(monkeypatch):
+    monkeypatch.setattr(krylov_modes, "_many", 0)
+    well = lambda x: double_well()(x) + x[1] ** 2  # noqa: E731
+    grid, line = Grid.uniform((-2.0, 2.0, 80), (-1.5, 1.5, 20)), Grid.uniform((-2.0, 2.0, 80))
+    for temperature in (0.05, 0.02, 0.01):
+        plane = fokker_planck.spectrum(fokker_planck.assemble(gibbs(well, temperature), grid), 2)
+        exact = fokker_planck.spectrum(fokker_planck.assemble(gibbs(double_well(), temperature), line), 2)
+        # The axes are independent, and the sum of squares keeps all digits.
+        assert plane.matrix_rates[1] == pytest.approx(exact.matrix_rates[1], rel=1e-10)
+    with pytest.raises(RuntimeError, match="below its rounding error"):
+        fokker_planck.spectrum(fokker_planck.assemble(gibbs(well, 0.004), grid), 2)
 
 
 # --- killed where it meets a set --------------------------------------------------------------------------------------
