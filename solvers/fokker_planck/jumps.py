@@ -61,6 +61,11 @@ def generator_jumps(
     return Jumps(tuple(ups), tuple(downs), killed + generator.exit_rates, log_mass)
 
 
+def nearest_only(generator: Generator) -> bool:
+    """Whether all jumps go along the axes, to the next cell."""
+    return generator.matrix.nnz <= (2 * generator.grid.ndim + 1) * generator.grid.size
+
+
 def coarsened(
     jumps: Jumps, widths: tuple[Float[np.ndarray, " _"], ...]
 ) -> tuple[Jumps, Float[np.ndarray, "..."], tuple[Float[np.ndarray, " _"], ...]]:
@@ -110,11 +115,26 @@ def _coarsened_axis(
         for rates in (jumps.up, jumps.down)
     )
     # Of a pair, the second jumps up and the first down.
-    up[k], down[k] = up[k][last] * stretch, down[k][first] * np.roll(stretch, 1, axis=0)
+    up[k], down[k] = _longer(up[k][last], down[k][first], log_mass, stretch)
     killed = paired(share * np.moveaxis(jumps.killed, k, 0), 0)
     up, down = (tuple(np.moveaxis(r, 0, k) for r in rates) for rates in (up, down))
     back = [np.moveaxis(a, 0, k) for a in (killed, log_mass, share)]
     return Jumps(up, down, back[0], back[1]), back[2], wide
+
+
+def _longer(up, down, log_mass, factor):
+    # Over a longer edge there is less exchange s, but the net flow a remains; the flows are s + a up and s - a down.
+    high = np.roll(log_mass, -1, axis=0)
+    top = np.maximum(log_mass, high)
+    with np.errstate(invalid="ignore"):
+        low_mass, high_mass = (np.where(np.isfinite(top), np.exp(m - top), 0.5) for m in (log_mass, high))
+    forth, back = low_mass * up, high_mass * np.roll(down, -1, axis=0)
+    net = np.where(factor > 0, 0.5 * (forth - back), 0.0)
+    exchange = np.maximum(0.5 * (forth + back) * factor, np.abs(net))
+    upward, downward = exchange + net, exchange - net
+    up = np.where(forth > 0, up * upward / np.where(forth > 0, forth, 1.0), 0.0)
+    down = np.where(back > 0, np.roll(down, -1, axis=0) * downward / np.where(back > 0, back, 1.0), 0.0)
+    return up, np.roll(down, 1, axis=0)
 
 
 def _shares(log_mass: Float[np.ndarray, "n ..."]) -> tuple[Float[np.ndarray, "n ..."], Float[np.ndarray, "m ..."]]:

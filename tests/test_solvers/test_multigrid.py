@@ -1,13 +1,16 @@
 """Multigrid and what it is made of, against dense matrices and elimination; and how fast it converges."""
 
+import importlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from test_solvers.fokker_planck_problems import brownian, double_well, gibbs, loss_proportional, quadratic
 from test_solvers.test_exit_time import ball, radial_time
 
-from solvers import Grid, fokker_planck
-from solvers.fokker_planck import killed_solver, krylov_modes
+from solvers import Diffusion, Grid, fokker_planck
+from solvers.fokker_planck import balance, killed_solver, krylov_modes
 from solvers.fokker_planck.assembly import assemble_checked
 from solvers.fokker_planck.davidson import slowest
 from solvers.fokker_planck.gmres import gmres
@@ -278,3 +281,65 @@ def test_a_ball_in_space():
     error = np.abs(tau.values - np.where(square < 1, exact(np.minimum(square, 1)), 0))
     assert np.max(error) < 1.2e-3 * times[0]
     assert np.max(tau.error) == pytest.approx(np.max(error), rel=0.5)
+
+
+# --- no detailed balance ----------------------------------------------------------------------------------------------
+
+
+def linear(a, diffusion):
+    a, g = jnp.asarray(a), jnp.sqrt(2 * jnp.asarray(diffusion))
+    return Diffusion(lambda t, x: -a @ x, lambda t, x: g)
+
+
+def stirred_well(x):
+    return -jnp.stack([x[0] ** 3 - x[0] + 1.3 * x[1], x[1] - 0.7 * x[0]])
+
+
+_currents = {
+    "turning": (linear([[1.0, 2.0], [-1.0, 1.5]], [0.3, 0.5]), Grid.uniform((-5.0, 5.0, 64), (-5.0, 5.0, 72))),
+    "fast": (linear([[1.0, 6.0], [-6.0, 1.5]], [0.3, 0.5]), Grid.uniform((-5.0, 5.0, 64), (-5.0, 5.0, 64))),
+    "noise": (linear([[2.0, 0.5], [0.5, 1.0]], [1.0, 0.2]), Grid.uniform((-4.0, 4.0, 64), (-3.0, 3.0, 64))),
+    "wells": (
+        Diffusion(lambda t, x: stirred_well(x), lambda t, x: jnp.sqrt(jnp.array([0.1, 0.2]))),
+        Grid.uniform((-2.2, 2.2, 64), (-2.2, 2.2, 64)),
+    ),
+    "space": (
+        linear([[1.0, 2.0, 0.0], [-1.0, 1.5, 0.5], [0.3, 0.0, 1.0]], [0.3, 0.5, 0.4]),
+        Grid.uniform(*[(-3.0, 3.0, 16)] * 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _currents)
+def test_laws_with_a_current_agree_with_elimination_down_to_their_tails(name, monkeypatch):
+    process, grid = _currents[name]
+    generator = assemble_checked(process, grid, ("no-flux",) * grid.ndim)
+    assert not generator.reversible
+    exact = fokker_planck.stationary(generator).mass
+    module = importlib.import_module("solvers.fokker_planck.stationary")
+    monkeypatch.setattr(module, "_many", dict.fromkeys((2, 3), 2000))
+    mass = fokker_planck.stationary(generator).mass
+    assert np.any(mass != exact)
+    assert np.min(exact) < 1e-10
+    np.testing.assert_allclose(mass, exact, rtol=1e-9)
+
+
+def test_a_law_with_a_current_around_a_torus():
+    # Constant drift on a torus with a periodic one: the same as elimination, through the seams.
+    process = Diffusion(lambda t, x: jnp.array([1.0, 0.3]) + jnp.sin(x[::-1]) * 2, lambda t, x: jnp.array(0.7))
+    grid = Grid.uniform((0.0, 2 * np.pi, 48), (0.0, 2 * np.pi, 40))
+    generator = fokker_planck.assemble(process, grid, "periodic")
+    exact = fokker_planck.stationary(generator)
+    log_law = balance.multilevel_log_law(generator, lambda g: fokker_planck.stationary(g).mass.ravel(), 1000)
+    np.testing.assert_allclose(np.exp(log_law) / np.exp(log_law).sum(), exact.mass, rtol=1e-9)
+
+
+def test_a_turning_gaussian_of_many_cells():
+    # The covariance P solves A P + P Aᵀ = 2 D.
+    a, d = np.array([[1.0, 2.0], [-1.0, 1.5]]), np.array([0.3, 0.5])
+    grid = Grid.uniform((-4.0, 4.0, 288), (-4.0, 4.0, 288))
+    p = fokker_planck.stationary(fokker_planck.assemble(linear(a, d), grid))
+    covariance = np.einsum("xyi,xyj,xy->ij", grid.points, grid.points, p.mass)
+    exact = scipy.linalg.solve_continuous_lyapunov(a, 2 * np.diag(d))
+    np.testing.assert_allclose(covariance, exact, atol=2e-3)
+    assert np.min(p.mass) > 0
