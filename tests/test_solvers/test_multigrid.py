@@ -99,6 +99,19 @@ def test_coarse_diffusion_is_that_of_coarse_cells(shape, kind):
     np.testing.assert_allclose(coarse.matrix().toarray(), exact.matrix().toarray(), rtol=1e-12)
 
 
+def test_coarse_jumps_carry_the_net_flow_of_fine_ones():
+    # Without detailed balance: what passes a coarse face in the law of the weights is what passes its fine ones.
+    process = Diffusion(lambda t, x: 30.0 * jnp.array([x[1], -x[0]]), lambda t, x: jnp.array(0.7))
+    _, fine = jumps_of(process, Grid.uniform((-1.0, 1.0, 8), (-1.0, 1.0, 6)), "no-flux")
+    coarse = coarsened(fine, (np.ones(8), np.ones(6)))[0]
+    net, wide = (
+        np.exp(j.log_mass[:-1]) * j.up[0][:-1] - np.exp(j.log_mass[1:]) * j.down[0][1:] for j in (fine, coarse)
+    )
+    np.testing.assert_allclose(wide, net[1::2].reshape(3, 3, 2).sum(axis=2), atol=1e-12 * np.max(net))
+    assert np.max(np.abs(net)) > 10
+    assert min(np.min(coarse.up[0]), np.min(coarse.down[0])) >= 0
+
+
 def test_one_cycle_is_self_adjoint_in_the_masses():
     _, jumps = jumps_of(gibbs(tilted, 0.1), Grid.uniform((-2.0, 2.0, 32), (-2.0, 2.0, 25)), "no-flux", 0.1)
     cycle, mass = Multigrid(jumps), np.exp(jumps.log_mass.ravel())
