@@ -171,12 +171,12 @@ def assemble_checked(
     processes without detailed balance.
     """
     check_fits(grid)
-    found = half_edge_integrals(process, grid, resolved)
+    found, limit = half_edge_integrals(process, grid, resolved), edge_limit(process, grid, resolved)
     if found is None:
         masses = "points"
         up, down, log_ratios, diagonals = tensor_rates(process, grid, boundary, resolved)
     else:
-        limit, diagonals = edge_limit(process, grid, resolved), None
+        diagonals = None
         up, down, log_ratios = _rates(grid, boundary, found, masses, limit)
     log_weights, defect = log_law(log_ratios, diagonals, grid.shape)
     if found is not None and log_weights is None and masses == "cells":

@@ -21,7 +21,8 @@ from scipy.special import logsumexp
 from ..grid import Grid
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
 from .exit_time import coarse_difference
-from .killed import Killed, Solver, killed, unresolved
+from .killed import Killed, killed
+from .killed_solver import Solver, unresolved
 from .line import Line, at_cells, lines
 from .regions import Cuts, cuts, members, neighbours
 from .stationary import closed_law
@@ -160,11 +161,11 @@ def _line_committor(chain: Line, size: int) -> tuple[Float[np.ndarray, " n"], fl
 def _in_space(generator: Generator, labels: Int[np.ndarray, "..."], cut: list[Cuts]) -> _Reactive:
     edges = killed(generator, labels, cut)
     mass = closed_law(generator).ravel()
-    forward, noise = _hitting(edges, labels, _b)
+    forward, noise = _hitting(generator, edges, labels, _b)
     if generator.reversible:
         backward, backward_noise = 1 - forward, noise
     else:
-        backward, backward_noise = _hitting(edges.reversed(mass), labels, _a)
+        backward, backward_noise = _hitting(generator, edges.reversed(mass), labels, _a)
     flow = _flow(edges, mass, forward, backward)
     gain = forward[edges.target] - forward[edges.source]
     # The flow is the same through all surfaces, so that it may be summed over all with the weights of the gain. Each
@@ -182,9 +183,11 @@ def _in_space(generator: Generator, labels: Int[np.ndarray, "..."], cut: list[Cu
     return _Reactive(forward, backward, noise, rate, rate_noise, current)
 
 
-def _hitting(edges: Killed, labels, target: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def _hitting(
+    generator: Generator, edges: Killed, labels, target: int
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     # The probability to reach the target first, and its rounding error.
-    solver = Solver(edges.matrix(stretched=True))
+    solver = Solver(generator, edges, stretched=True)
     found = solver.solve(edges.leaving(target, stretched=True))
     q, noise = (labels.ravel() == target).astype(float), np.zeros(labels.size)
     q[edges.free], noise[edges.free] = found, solver.noise(found)

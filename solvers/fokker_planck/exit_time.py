@@ -11,7 +11,8 @@ from scipy.interpolate import RegularGridInterpolator
 
 from ..grid import Grid, evaluate
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
-from .killed import Solver, killed
+from .killed import killed
+from .killed_solver import Solver
 from .line import Line, at_cells, lines, romberg, solve_chain
 from .regions import Cuts, cuts, members, wrapped
 
@@ -130,7 +131,7 @@ def _in_space(
     generator: Generator, labels: Int[np.ndarray, "..."], cut: list[Cuts]
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     edges = killed(generator, labels, cut)
-    solver = Solver(edges.matrix(stretched=True))
+    solver = Solver(generator, edges, stretched=True)
     first = solver.solve(np.ones(len(edges.free)))
     noise = solver.noise(first)
     second = solver.solve(2 * first)

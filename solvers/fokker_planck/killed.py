@@ -14,15 +14,9 @@ import scipy.sparse
 from jaxtyping import Float, Int
 
 from .assembly import Generator
+from .jumps import Jumps
 from .pieces import integrate
 from .regions import Cuts, neighbours, steps
-from .stationary import m_matrix_lu
-
-# Rounding of a diagonal, which holds the sum of six rates, as a fraction of it.
-_rounding = 4 * np.finfo(np.float64).eps
-
-# Results are given if rounding changes them by less than this fraction.
-_largest_noise = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,6 +68,20 @@ class Killed:
         off = scipy.sparse.csc_matrix((-rate[inner], (row[inner], column)), shape=(len(self.free),) * 2)
         return scipy.sparse.csc_matrix(off + scipy.sparse.diags(diagonal))
 
+    def jumps(self, stretched: bool, log_mass: Float[np.ndarray, "*shape"]) -> Jumps:
+        """The same -L on all cells of the grid. Those in the sets are alone, with 1 on the diagonal."""
+        rate = self.rate * self.stretch if stretched else self.rate
+        shape, n = log_mass.shape, log_mass.size
+        inner = self.label == 0
+        rates = np.zeros((2, len(shape), n))
+        rates[np.where(self.sign > 0, 0, 1)[inner], self.axis[inner], self.source[inner]] = rate[inner]
+        up, down = (tuple(r.reshape(len(shape), *shape)) for r in rates)
+        killed = np.bincount(self.source[~inner], rate[~inner], minlength=n)
+        alone = np.ones(n, dtype=bool)
+        alone[self.free] = False
+        killed[alone] = 1.0
+        return Jumps(up, down, killed.reshape(shape), np.where(alone.reshape(shape), -np.inf, log_mass))
+
     @property
     def _place(self) -> Int[np.ndarray, " n"]:
         place = np.full(max(int(self.source.max()), int(self.target.max()), int(self.free.max())) + 1, -1)
@@ -98,43 +106,6 @@ def killed(generator: Generator, labels: Int[np.ndarray, "..."], cuts: list[Cuts
         _axis_edges(generator, k, flat, cut, ratio) for k, (cut, ratio) in enumerate(zip(cuts, shorter, strict=True))
     ]
     return Killed(np.flatnonzero(flat == 0), *(np.concatenate(column) for column in zip(*edges, strict=True)))
-
-
-class Solver:
-    """Solves -L u = f and, with the same factors, tells what the rounding of -L does to u.
-
-    Raises `ArithmeticError` if that may be more than a fraction of 1e-3, because sets are reached too rarely.
-    """
-
-    def __init__(self, matrix: scipy.sparse.csc_matrix):
-        self.rounding = _rounding * matrix.diagonal()
-        try:
-            self.lu = m_matrix_lu(matrix)
-            # Jumps that are nothing but rounding, before a set is reached. Of the inverse of a matrix that rounding
-            # has made singular all that is known is that this comes out large, or negative.
-            jumps = self.lu.solve(self.rounding)
-        except RuntimeError as error:
-            raise ArithmeticError(f"{unresolved} SuperLU says: {error}.") from error
-        if not np.all((jumps > 0) & (jumps <= _largest_noise)):
-            raise ArithmeticError(unresolved)
-
-    def solve(self, f: Float[np.ndarray, " free"]) -> Float[np.ndarray, " free"]:
-        """u, which is not negative where f is not."""
-        return self.lu.solve(f)
-
-    def noise(self, u: Float[np.ndarray, " free"]) -> Float[np.ndarray, " free"]:
-        """The change of u when every diagonal entry of -L is changed by its rounding, to first order.
-
-        The inverse has no negative entry: this bounds what such changes of either sign do.
-        """
-        return self.lu.solve(self.rounding * np.abs(u))
-
-
-unresolved = (
-    "The set is left, or the sets are reached, too rarely for float64 on a grid of more than one axis: the rate is lost"
-    " in the rounding of the jump rates, about 1e-16 of them. Raise the noise, or use a one-dimensional reduction,"
-    " which is exact down to 1e-300."
-)
 
 
 def _axis_edges(

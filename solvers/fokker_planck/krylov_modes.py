@@ -2,7 +2,8 @@ r"""Decay rates and modes of smallest modulus of a large sparse generator.
 
 In variables v = φ sqrt(π) the backward generator is -S with S = -diag(sqrt π) Aᵀ diag(1 / sqrt π), symmetric under
 detailed balance. Its null vector sqrt(π) is known, so that the pseudo-inverse of S is one pinned solve between two
-projections: its largest eigenvalues 1 / λ are the slowest rates, without a shift to choose.
+projections: its largest eigenvalues 1 / λ are the slowest rates, without a shift to choose. With many cells and
+detailed balance multigrid takes the place of elimination.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import scipy.sparse.linalg
 from jaxtyping import Bool, Float, Inexact
 
 from .assembly import Generator
+from .jumps import nearest_only
+from .multigrid_modes import multigrid_rates_and_modes
 from .stationary import m_matrix_lu
 
 # Below this fraction of its largest entry an eigenvector loses digits to rounding.
@@ -21,6 +24,9 @@ _tail = 1e-6
 # Rounding of the diagonal of S, which holds sums of four rates, changes a rate by this fraction of them, averaged over
 # the mode.
 _rounding = 4 * np.finfo(np.float64).eps
+
+# From so many cells on multigrid is faster than elimination.
+_many = 20_000
 
 # Imaginary parts below this fraction of a rate are rounding.
 _real_tolerance = 1e-8
@@ -37,12 +43,16 @@ def krylov_rates_and_modes(
     `weights` is the stationary law, with absorbing faces closed. Raises `RuntimeError` if a rate is nothing but
     rounding.
     """
-    n = generator.grid.size
+    n, zeros = generator.grid.size, int(generator.conserving)
+    if generator.reversible and nearest_only(generator) and n >= _many:
+        rates, modes, jumps = multigrid_rates_and_modes(generator, k)
+        noise = np.where(np.arange(k) < zeros, 0.0, _rounding * jumps)
+        _check_resolved(rates[zeros:], noise[zeros:])
+        return rates, modes, noise
     # Any positive scaling is a similarity; masses that underflowed get the smallest number there is.
     log_root = 0.5 * np.log(np.maximum(weights.ravel(), np.finfo(np.float64).tiny))
     root = np.exp(log_root) / np.linalg.norm(np.exp(log_root))
     s = _scaled(generator, log_root)
-    zeros = int(generator.conserving)
     rates, vectors = np.zeros(zeros), root[:, None][:, :zeros]
     if k > zeros:
         inverse = _inverse(s, root if zeros else None)

@@ -10,8 +10,6 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-import scipy.sparse
-import scipy.sparse.linalg
 from jaxtyping import Float, Int
 
 from ..density import Density
@@ -19,16 +17,14 @@ from ..grid import Grid
 from .assembly import Generator, assemble_checked, checked_boundary
 from .coefficients import coefficients
 from .exit_time import check_left, on_wide_cells
-from .killed import Solver, killed
+from .killed import Killed, killed
+from .killed_solver import Solver
 from .line import Line, lines, romberg
 from .line_modes import line_modes, line_rates
 from .regions import Cuts, cuts, members
 
 # Rates of two grids are extrapolated if they differ by less than this fraction: then both are near convergence.
 _extrapolation_limit = 0.1
-
-# Steps of inverse iteration after the Krylov method: masses become positive, and those in the tails right.
-_polishing = 3
 
 
 class QuasiStationary(eqx.Module):
@@ -114,26 +110,23 @@ def _in_space(
 ) -> tuple[float, float, Float[np.ndarray, "..."]]:
     # The rate, its rounding error and the masses.
     edges = killed(generator, labels, cut)
-    law = _slowest(Solver(scipy.sparse.csc_matrix(edges.matrix(stretched=False).T)))
-    solver = Solver(edges.matrix(stretched=True))
-    phi = _slowest(solver)
-    rate = float(law @ phi / (law @ solver.solve(phi)))
+    law = _law(generator, edges)
+    solver = Solver(generator, edges, stretched=True)
+    phi = solver.slowest()
+    rate = float(law @ phi / (law @ solver.solve(phi, phi)))
     noise = float(law @ (solver.rounding * phi) / (law @ phi))
     mass = np.zeros(generator.grid.size)
     mass[edges.free] = law
     return rate, noise, mass.reshape(generator.grid.shape)
 
 
-def _slowest(solver: Solver) -> Float[np.ndarray, " free"]:
-    # The positive eigenvector, with sum 1.
-    n = len(solver.rounding)
-    vector = np.ones(n)
-    if n > 2:
-        inverse = scipy.sparse.linalg.LinearOperator((n, n), matvec=solver.solve, dtype=np.float64)  # pyright: ignore
-        vector = np.abs(scipy.sparse.linalg.eigs(inverse, 1, v0=vector)[1][:, 0])
-    for _ in range(_polishing):
-        vector = solver.solve(vector / vector.sum())
-    return vector / vector.sum()
+def _law(generator: Generator, edges: Killed) -> Float[np.ndarray, " free"]:
+    if generator.log_weights is None:
+        return Solver(generator, edges, stretched=False, transposed=True).slowest()
+    # Under detailed balance the law is the mode times the stationary law.
+    log_weights = generator.log_weights.ravel()[edges.free]
+    law = np.exp(log_weights - np.max(log_weights)) * Solver(generator, edges, stretched=False).slowest()
+    return law / law.sum()
 
 
 def _extrapolated(generator: Generator, inside: Callable, fine: float) -> tuple[float, float]:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .assembly import Generator
+from .jumps import nearest_only
 from .uniformization import Uniformization, root_law
 
 # Half of the error allowed is for all of the interval alike; of what is left of the other half, meant for the steep
@@ -58,7 +59,7 @@ class SplitSteps:
     def fits(generator: Generator) -> bool:
         """Whether this can advance laws of the generator: reversible, in several dimensions, no axis periodic, and no
         jumps but along the axes."""
-        alone = generator.diagonals is None and "periodic" not in generator.boundary
+        alone = nearest_only(generator) and "periodic" not in generator.boundary
         return generator.reversible and generator.grid.ndim > 1 and alone
 
     def advance(self, mass: Float[np.ndarray, " n"], outside: float, h: float) -> tuple[Float[np.ndarray, " n"], float]:

@@ -11,8 +11,10 @@ from jaxtyping import Float
 
 from ..density import Density
 from .assembly import Generator, assemble, check_generator, coarsen
+from .balance import multilevel_log_law
 from .extrapolation import extrapolate as extrapolated
 from .jump_edges import LongJumpsError
+from .jumps import nearest_only
 
 # A box counts as too small when this much mass would lie beyond one of its faces.
 _truncation_limit = 1e-3
@@ -28,6 +30,9 @@ _most_pins = 3
 # Both grids need some cells along each axis for an estimate of the error.
 _fewest_cells = 8
 
+# From so many cells on multigrid takes the place of elimination, by the number of axes.
+_many = {1: 1 << 62, 2: 60_000, 3: 8_000}
+
 # The step that finds a heavy cell, in units of the fastest time scale: half of float64's digits remain.
 _long_step = 1e8
 
@@ -36,7 +41,8 @@ def stationary(generator: Any, extrapolate: bool = False) -> Density:
     """The stationary law of the process: A m = 0, Σ m = 1.
 
     For a reversible process its logarithm is summed along the axes, and masses as small as 1e-300 are right to the
-    error of the quadrature. Otherwise A m = 0 is solved by elimination without pivoting, which keeps masses positive.
+    error of the quadrature. Otherwise A m = 0 is solved by elimination without pivoting, or for many
+    cells by factors from multigrid: both keep masses positive, and right where they are small.
     The former masses are those of cells, with small errors also in heavy tails; the latter are those of the density at
     the cell centre, second order in the width of the cell (see `assemble`).
 
@@ -49,7 +55,7 @@ def stationary(generator: Any, extrapolate: bool = False) -> Density:
     Warns (`UserWarning`) if more than 1e-3 of the mass would lie beyond a no-flux face, estimated by `truncated_mass`:
     the law is then that of a process between walls.
 
-    Raises `ValueError` for absorbing boundaries, and `RuntimeError` if elimination lost too many digits or if there is
+    Raises `ValueError` for absorbing boundaries, and `RuntimeError` if too many digits were lost or if there is
     more than one stationary law, because noise is degenerate.
     """
     check_generator(generator)
@@ -127,20 +133,29 @@ def _check_one_law(generator: Generator) -> None:
 
 def _eliminate(generator: Generator) -> Float[np.ndarray, " n"]:
     a = generator.matrix
+    if nearest_only(generator):
+        mass = np.exp(multilevel_log_law(generator, _eliminated, _many[generator.grid.ndim])).ravel()
+    else:
+        mass = _eliminated(generator)
+    mass /= mass.sum()
+    residual = np.abs(a @ mass).sum() / np.abs(a.diagonal() * mass).sum()
+    if not residual <= _residual_limit or np.any(mass < 0):
+        raise RuntimeError(
+            f"The solver left a residual of {residual:.2g} of the traffic and a smallest mass of {np.min(mass):.2g}. "
+            "Drift and noise probably vary by many orders of magnitude from cell to cell: use more cells or a smaller "
+            "box."
+        )
+    return mass
+
+
+def _eliminated(generator: Generator) -> Float[np.ndarray, " n"]:
+    a = generator.matrix
     mass = _pinned(a, _heavy_cell(a))
     for _ in range(_most_pins - 1):
         heaviest = int(np.argmax(np.abs(mass)))
         if np.abs(mass[heaviest]) <= _pin_ratio:
             break
         mass = _pinned(a, heaviest)
-    mass /= mass.sum()
-    residual = np.abs(a @ mass).sum() / np.abs(a.diagonal() * mass).sum()
-    if not residual <= _residual_limit or np.any(mass < 0):
-        raise RuntimeError(
-            f"Elimination left a residual of {residual:.2g} of the traffic and a smallest mass of {np.min(mass):.2g}. "
-            "Drift and noise probably vary by many orders of magnitude from cell to cell: use more cells or a smaller "
-            "box."
-        )
     return mass
 
 
