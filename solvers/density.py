@@ -1,5 +1,6 @@
 """The one type for probability densities: particle histograms and Fokker-Planck solutions are both a `Density`."""
 
+import itertools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -110,12 +111,27 @@ class Density(eqx.Module):
         return self.replicates.std(axis=0, ddof=1) / np.sqrt(len(self.replicates))
 
     def expect(self, fn: Callable) -> Float[np.ndarray, "..."]:
-        """E fn(X) over the mass in the grid, for a JAX function of one point (d,): the sum of mass times value.
+        """E fn(X) over the mass in the grid, for a JAX function of one point (d,).
+
+        Within a cell the density is taken to be linear, with the slope of a parabola through it and its neighbours, and
+        `fn` is evaluated at two Gauss-Legendre nodes an axis: the error is of fourth order in the width of the cells.
+        The mass of a cell times the value at its centre would miss a variance by width²/12 (Sheppard's correction).
 
         Mass outside the grid contributes nothing.
         """
-        values = evaluate(fn, self.grid.points.reshape(-1, self.grid.ndim))
-        return np.tensordot(self.mass.ravel(), values, axes=1)
+        offsets = [np.diff(e) * (0.5 / np.sqrt(3)) for e in self.grid.edges]
+        middles = [0.5 * (e[1:] + e[:-1]) for e in self.grid.edges]
+        pdf = self.pdf
+        slopes = [_slope(pdf, self.grid, k) * self.grid.volumes for k in range(self.grid.ndim)]
+        total = 0.0
+        for signs in itertools.product((-1, 1), repeat=self.grid.ndim):
+            points = np.meshgrid(*[m + s * o for m, s, o in zip(middles, signs, offsets, strict=True)], indexing="ij")
+            share = self.mass.copy()
+            for k, (sign, offset) in enumerate(zip(signs, offsets, strict=True)):
+                share += sign * offset.reshape(-1, *[1] * (self.grid.ndim - k - 1)) * slopes[k]
+            values = evaluate(fn, np.stack(points, axis=-1).reshape(-1, self.grid.ndim))
+            total = total + np.tensordot(share.ravel(), values, axes=1)
+        return np.asarray(total / 2**self.grid.ndim)
 
     def marginal(self, axis: int) -> "Density":
         """The law of one coordinate, on the grid of that axis; `error` sums to a bound on its own."""
@@ -205,6 +221,14 @@ _total_tolerance = 1e-4
 # Edges of two grids count as one when they agree to this fraction of a cell: far above rounding, and so little that
 # the mass between them does not matter.
 _edge_tolerance = 1e-6
+
+
+def _slope(pdf: Float[np.ndarray, "..."], grid: Grid, k: int) -> Float[np.ndarray, "..."]:
+    """The derivative of cell averages along axis k, in the middle of each cell; 0 in a single cell."""
+    if grid.shape[k] == 1:
+        return np.zeros_like(pdf)
+    middles = 0.5 * (grid.edges[k][1:] + grid.edges[k][:-1])
+    return np.gradient(pdf, middles, axis=k, edge_order=2 if grid.shape[k] > 2 else 1)
 
 
 def _cut(mass: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:

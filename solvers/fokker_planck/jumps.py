@@ -132,8 +132,10 @@ def _longer(up, down, log_mass, factor):
     net = np.where(factor > 0, 0.5 * (forth - back), 0.0)
     exchange = np.maximum(0.5 * (forth + back) * factor, np.abs(net))
     upward, downward = exchange + net, exchange - net
-    up = np.where(forth > 0, up * upward / np.where(forth > 0, forth, 1.0), 0.0)
-    down = np.where(back > 0, np.roll(down, -1, axis=0) * downward / np.where(back > 0, back, 1.0), 0.0)
+    # Flows that underflow, where neighbours differ by e^700, can't be compared: they count as balanced.
+    known = (forth > 0) & (back > 0)
+    up = up * np.where(known, upward / np.where(known, forth, 1.0), factor)
+    down = np.roll(down, -1, axis=0) * np.where(known, downward / np.where(known, back, 1.0), factor)
     return up, np.roll(down, 1, axis=0)
 
 

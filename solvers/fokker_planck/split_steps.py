@@ -19,12 +19,13 @@ from .assembly import Generator
 from .jumps import nearest_only
 from .uniformization import Uniformization, root_law
 
-# Half of the error allowed is for all of the interval alike; of what is left of the other half, meant for the steep
-# beginning of most evolutions, a step may take this part.
-_share = 0.05
+# A third of the error allowed is for all of the interval alike. A third is for the way that the law goes, Σ |change of
+# mass|: half of it for the first so much of that, and half as much for each time as much again. And a third is for the
+# number of steps, K / (K + k)² of it for step k, so that they grow without bounds once the law has settled.
+_first_way, _first_steps = 4.0, 100
 
 # Steps grow when the error is this many times below what is allowed: one of twice the length has 32 times as much.
-_comfortable = 64.0
+_comfortable = 40.0
 
 # An interval is divided by 2 so many times at most, and so many times to begin with.
 _most_halvings, _first_halvings = 40, 4
@@ -44,10 +45,10 @@ def _poles() -> tuple[tuple[complex, complex], ...]:
 
 
 class SplitSteps:
-    """exp(h A) for a generator that `fits`, to an error of rtol in sum."""
+    """exp(h A) for a generator that `fits`, to an error of rtol in sum. Gives up an interval after `most` steps."""
 
-    def __init__(self, generator: Generator, rtol: float):
-        self.rtol = rtol
+    def __init__(self, generator: Generator, rtol: float, most: float = np.inf):
+        self.rtol, self.most = rtol, most
         self.jumps = Uniformization(generator)
         # Masses are held as v = m / sqrt(π), for which the jumps along each axis are a symmetric matrix.
         self.scale = root_law(self.jumps.log_law).reshape(generator.grid.shape)
@@ -62,27 +63,30 @@ class SplitSteps:
         alone = nearest_only(generator) and "periodic" not in generator.boundary
         return generator.reversible and generator.grid.ndim > 1 and alone
 
-    def advance(self, mass: Float[np.ndarray, " n"], outside: float, h: float) -> tuple[Float[np.ndarray, " n"], float]:
-        """The mass in the cells and outside after an interval h."""
+    def advance(
+        self, mass: Float[np.ndarray, " n"], outside: float, h: float
+    ) -> tuple[Float[np.ndarray, " n"], float, float]:
+        """The mass in the cells and outside after an interval h, and how much of h is left for others to do."""
         mass, outside, h = self.jumps.carry(mass, outside, h, self.distance)
         v = mass.reshape(self.scale.shape) / self.scale
         total = mass.sum() + outside
-        done, pool = 0.0, self.rtol / 2
-        while done < 1 and h > 0:
+        done, count, way = float(h == 0), 0, 0.0
+        while done < 1 and count < self.most:
             # In units of h, of which done is a whole number: steps end where those of twice the length would.
             part = 0.5**self.halvings
             after, error = self._step(v, part * h)
-            steady = part * self.rtol / 2
-            allowed = steady + _share * pool
+            change = float(np.abs((after - v) * self.scale).sum())
+            along = change / _first_way * 0.5 ** (1 + (way + change) // _first_way)
+            allowed = self.rtol / 3 * (part + along + _first_steps / (_first_steps + count) ** 2)
             if not error <= allowed:
                 self._divide(h, error)
                 continue
-            v, done, pool = after, done + part, pool - max(error - steady, 0.0)
+            v, done, count, way = after, done + part, count + 1, way + change
             if error < allowed / _comfortable and self.halvings > 0 and (done / (2 * part)) % 1 == 0:
                 self.halvings -= 1
         mass = (v * self.scale).ravel()
         absorbing = any(line.absorbing for line in self.lines)
-        return mass, total - mass.sum() if absorbing else outside
+        return mass, total - mass.sum() if absorbing else outside, (1 - done) * h
 
     def _divide(self, h: float, error: float) -> None:
         if self.halvings == _most_halvings:

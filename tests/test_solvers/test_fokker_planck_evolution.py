@@ -7,7 +7,7 @@ import scipy.linalg
 from scipy.special import assoc_legendre_p, erf, factorial
 
 from solvers import Density, Diffusion, Grid, fokker_planck
-from solvers.fokker_planck.evolution import talbot
+from solvers.fokker_planck.contour_steps import talbot
 
 
 def student(kappa):

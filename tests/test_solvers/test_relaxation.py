@@ -30,7 +30,7 @@ def test_distances_are_those_of_gaussians_to_second_order(reach):
     coarse, fine = _relaxed(reach, cells), _relaxed(reach, 2 * cells)
     for name, exact in zip(["relative_entropy", "chi2"], _closed_form(), strict=True):
         errors = [np.abs(getattr(r, name) / exact - 1) for r in (coarse, fine)]
-        assert np.all(errors[1] < 3e-4)
+        assert np.all(errors[1] < 2e-3)
         assert np.all(errors[1][2:] < 0.3 * errors[0][2:])
     np.testing.assert_allclose(fine.l2**2, fine.chi2)
     assert np.all(fine.relative_entropy <= np.log1p(fine.chi2))
