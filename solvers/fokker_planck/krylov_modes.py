@@ -106,11 +106,12 @@ def _inverse(s: scipy.sparse.csc_matrix, null: Float[np.ndarray, " n"] | None) -
 
 
 def _symmetric(inverse: Callable, n: int, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "n k"]]:
-    # To full precision (tol=0): rounding is what brings in the other vectors of a multiple eigenvalue.
+    # To full precision (tol=0): rounding is what brings in the other vectors of a multiple eigenvalue. The largest of
+    # either sign: a rate lost in rounding may come out negative, and must not be passed over.
     values, vectors = scipy.sparse.linalg.eigsh(
-        _operator(inverse, n), k, which="LA", v0=_start(n), ncv=min(n - 1, max(2 * k + 1, 20)), tol=0
+        _operator(inverse, n), k, which="LM", v0=_start(n), ncv=min(n - 1, max(2 * k + 1, 20)), tol=0
     )
-    order = np.argsort(-values)
+    order = np.argsort(-np.abs(values))
     return 1 / values[order], vectors[:, order]
 
 

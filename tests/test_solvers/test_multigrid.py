@@ -214,6 +214,15 @@ def test_the_spectrum_of_many_cells():
     np.testing.assert_allclose(sp.modes[1][80:176], x[80:176], atol=2e-3)
 
 
+def test_a_rate_that_rounding_makes_negative_is_refused():
+    """The next rate, 1e16 times as large, must not take its place."""
+    well = lambda x: double_well()(x) + x[1] ** 2  # noqa: E731
+    grid = Grid.uniform((-2.0, 2.0, 80), (-1.5, 1.5, 20))
+    generator = assemble_checked(gibbs(well, 0.007), grid, ("no-flux", "no-flux"))
+    with pytest.raises(RuntimeError, match="below its rounding error"):
+        fokker_planck.spectrum(generator, 2)
+
+
 def test_rates_below_rounding_are_refused_by_iterations_too(monkeypatch):
     monkeypatch.setattr(krylov_modes, "_many", 0)
     well = lambda x: double_well()(x) + x[1] ** 2  # noqa: E731
