@@ -13,6 +13,8 @@ decomposition at each point.
 import dataclasses
 
 import numpy as np
+import scipy.sparse
+import scipy.sparse.csgraph
 from jaxtyping import Float, Int
 
 from ..grid import Grid
@@ -24,6 +26,9 @@ from .selling import selling
 # The longest offset that is used: at an anisotropy of 10^4 between neighbouring cells, half of all directions need more
 # than 10, and one in 10^4 more than 50.
 _longest = 50
+
+# Eigenvalues of D below this fraction of the largest count as none.
+_degenerate = 1e-10
 
 
 class LongJumpsError(ValueError):
@@ -42,6 +47,9 @@ class JumpEdges:
     weight: Float[np.ndarray, " n"]
 
 
+_fields = ("middle", "offset", "weight")
+
+
 def jump_edges(process: AbstractDiffusion, steps: HalfSteps, absorbing: tuple[bool, ...]) -> JumpEdges:
     """All edges with an end in the box; D beyond an absorbing face is that of the nearest point of the face.
 
@@ -53,7 +61,7 @@ def jump_edges(process: AbstractDiffusion, steps: HalfSteps, absorbing: tuple[bo
         # The middle of an edge that leaves may lie beyond the face, too.
         beyond = np.where(absorbing, np.max(np.abs(edges.offset), axis=0, initial=1) - 1, 0)
         if np.all(beyond <= reach):
-            return edges
+            return _joined(process, steps, edges)
         reach = beyond
 
 
@@ -75,6 +83,35 @@ def _edges(
     there = (steps.cells(middle - offset) >= 0) | (steps.cells(middle + offset) >= 0)
     weight = weights[point, which] * np.prod(size[point], axis=1)
     return JumpEdges(middle[there], offset[there], weight[there])
+
+
+def _joined(process: AbstractDiffusion, steps: HalfSteps, edges: JumpEdges) -> JumpEdges:
+    """With edges across the faces between cells that the others do not connect.
+
+    In a corner of the box all edges of a cell may lead out, and cells from which nothing leads have laws of their own.
+    The weight of these edges is that of diffusion along the axis when the other coordinates are free; a law with
+    detailed balance is the same for any weight. Where D is degenerate cells may well be apart, and stay so.
+    """
+    source, target = steps.cells(edges.middle - edges.offset), steps.cells(edges.middle + edges.offset)
+    inner = (source >= 0) & (target >= 0)
+    size = steps.grid.size
+    graph = scipy.sparse.coo_matrix((np.ones(inner.sum()), (source[inner], target[inner])), shape=(size, size))
+    count, part = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    for k, unit in enumerate(np.eye(steps.grid.ndim, dtype=np.int64) if count > 1 else []):
+        along = [2 * np.arange(n) + 1 for n in steps.grid.shape]
+        along[k] = along[k][:-1] + 1
+        face = np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, steps.grid.ndim)
+        face = face[part[steps.cells(face - unit)] != part[steps.cells(face + unit)]]
+        if len(face) == 0:
+            continue
+        widths = steps.sizes(face)
+        tensor = diffusion_tensors(process, steps.points(face)) / (widths[:, :, None] * widths[:, None, :])
+        values = np.linalg.eigvalsh(tensor)
+        full = values[:, 0] > _degenerate * values[:, -1]
+        weight = np.prod(widths[full], axis=1) / np.linalg.inv(tensor[full])[:, k, k]
+        new = JumpEdges(face[full], np.broadcast_to(unit, face[full].shape), weight)
+        edges = JumpEdges(*(np.concatenate([getattr(e, f) for e in (edges, new)]) for f in _fields))
+    return edges
 
 
 def _middles(steps: HalfSteps, absorbing: tuple[bool, ...], reach: Int[np.ndarray, " d"]) -> Int[np.ndarray, "n d"]:

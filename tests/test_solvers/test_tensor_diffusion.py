@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.sparse
+import scipy.sparse.csgraph
 from hypothesis import given, settings, strategies as st
 
 from solvers import Density, Diffusion, Grid, fokker_planck
@@ -484,3 +486,16 @@ def test_generators_that_do_not_fit_are_refused(monkeypatch):
 def test_exit_times_of_full_tensors_are_refused():
     with pytest.raises(NotImplementedError, match=r"diagonal.*sde.simulate"):
         fokker_planck.exit_time(_correlated, sigmas(_covariance, 6, 16), lambda x: x @ x < 1)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (40, 24)])
+def test_corners_that_all_edges_leave_are_joined_to_the_rest(shape):
+    """Strong correlation in a wide box: in two of its corners every jump of the decomposition leads out."""
+    process, covariance = linear(np.diag([1.0, 3.0]), 0.25 * np.array([[1.0, 0.95], [0.95, 1.0]]))
+    grid = Grid.uniform((-3.5, 3.5, shape[0]), (-2.2, 2.2, shape[1]))
+    generator = fokker_planck.assemble(process, grid)
+    jumps = generator.matrix - scipy.sparse.diags(generator.matrix.diagonal())
+    assert scipy.sparse.csgraph.connected_components(jumps, connection="strong")[0] == 1
+    p = fokker_planck.stationary(generator)
+    assert p.mass.min() > 0
+    np.testing.assert_allclose(second_moments(p), covariance, rtol=0.2)
