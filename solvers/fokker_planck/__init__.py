@@ -15,7 +15,12 @@ from .evolution import Evolution as Evolution, evolve as evolve
 from .exit_time import ExitTime as ExitTime, exit_time as exit_time
 from .jump_edges import LongJumpsError as LongJumpsError
 from .quasi_stationary import QuasiStationary as QuasiStationary, quasi_stationary as quasi_stationary
-from .radial import Radial as Radial, RadialSpectrum as RadialSpectrum, radial as radial
+from .radial import (
+    Radial as Radial,
+    RadialExitTime as RadialExitTime,
+    RadialSpectrum as RadialSpectrum,
+    radial as radial,
+)
 from .relaxation import Relaxation as Relaxation, relaxation as relaxation
 from .spectrum import Spectrum as Spectrum, spectrum as spectrum
 from .stationary import stationary as stationary, truncated_mass as truncated_mass

@@ -10,7 +10,7 @@ generator of r with a killing term l (l + d - 2) D_t / r². The spectrum of the 
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -66,6 +66,13 @@ class RadialPart(AbstractDiffusion):
 
     def noise(self, t, x):
         return as_operator(jnp.sqrt(2 * self.parts(t, x[0])[1]), x)
+
+
+class RadialExitTime(NamedTuple):
+    """Mean times `values` to reach a distance, from the centres of the cells, and estimates `error` of their errors."""
+
+    values: Float[np.ndarray, " n"]
+    error: Float[np.ndarray, " n"]
 
 
 class RadialSpectrum(eqx.Module):
@@ -127,7 +134,7 @@ class Radial:
         warn_above(rates, threshold)
         return RadialSpectrum(rates, error, modes, int(l), _multiplicity(d, int(l)), threshold)
 
-    def exit_time(self, radius: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    def exit_time(self, radius: float) -> "RadialExitTime":
         """Mean times to reach |x| = `radius` from the centres of the cells, 0 for those beyond it, and their errors.
 
         By quadrature on panels of their own: the grid tells only from where. Raises `ArithmeticError` beyond 1e308.
@@ -140,7 +147,7 @@ class Radial:
         inside = int(np.searchsorted(centres, radius))
         values, errors = np.zeros((2, centres.size))
         values[:inside], errors[:inside] = exit_times(self.part, centres[:inside], float(radius))
-        return values, errors
+        return RadialExitTime(values, errors)
 
     def _threshold(self, l: int) -> float:  # noqa: E741
         edge = essential_threshold(self.part, scale=self.generator.grid.edges[0][-1] * _far)
