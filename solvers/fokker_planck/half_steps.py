@@ -4,6 +4,7 @@ On periodic axes q goes on beyond the box; on others it stops at the walls.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -70,3 +71,14 @@ class HalfSteps:
         low = np.array([e[0] for e in self.grid.edges])
         span = np.array([e[-1] for e in self.grid.edges]) - low
         return np.where(self.periodic, low + (x - low) % span, x)
+
+    def faces(self, k: int, first: int, stop: int) -> Int[np.ndarray, "n d"]:
+        """The middles of the faces `first` to `stop` - 1 of axis k, in C order; face i is below cell i."""
+        along = [2 * np.arange(n) + 1 for n in self.grid.shape]
+        along[k] = 2 * np.arange(first, stop)
+        return lattice(along)
+
+
+def lattice(along: Sequence[Int[np.ndarray, " _"]]) -> Int[np.ndarray, "n d"]:
+    """All points with coordinates from these lists, one an axis, in C order."""
+    return np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, len(along))

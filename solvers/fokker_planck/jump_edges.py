@@ -20,15 +20,13 @@ from jaxtyping import Float, Int
 from ..grid import Grid
 from ..process import AbstractDiffusion
 from .coefficients import diffusion_tensors, show
-from .half_steps import HalfSteps
+from .half_steps import HalfSteps, lattice
 from .selling import selling
+from .thermodynamic_force import null
 
 # The longest offset that is used: at an anisotropy of 10^4 between neighbouring cells, half of all directions need more
 # than 10, and one in 10^4 more than 50.
 _longest = 50
-
-# Eigenvalues of D below this fraction of the largest count as none.
-_degenerate = 1e-10
 
 
 class LongJumpsError(ValueError):
@@ -97,17 +95,17 @@ def _joined(process: AbstractDiffusion, steps: HalfSteps, edges: JumpEdges) -> J
     size = steps.grid.size
     graph = scipy.sparse.coo_matrix((np.ones(inner.sum()), (source[inner], target[inner])), shape=(size, size))
     count, part = scipy.sparse.csgraph.connected_components(graph, directed=False)
-    for k, unit in enumerate(np.eye(steps.grid.ndim, dtype=np.int64) if count > 1 else []):
-        along = [2 * np.arange(n) + 1 for n in steps.grid.shape]
-        along[k] = along[k][:-1] + 1
-        face = np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, steps.grid.ndim)
+    if count == 1:
+        return edges
+    for k, unit in enumerate(np.eye(steps.grid.ndim, dtype=np.int64)):
+        face = steps.faces(k, 1, steps.grid.shape[k])
         face = face[part[steps.cells(face - unit)] != part[steps.cells(face + unit)]]
         if len(face) == 0:
             continue
         widths = steps.sizes(face)
         tensor = diffusion_tensors(process, steps.points(face)) / (widths[:, :, None] * widths[:, None, :])
         values = np.linalg.eigvalsh(tensor)
-        full = values[:, 0] > _degenerate * values[:, -1]
+        full = values[:, 0] > null * values[:, -1]
         weight = np.prod(widths[full], axis=1) / np.linalg.inv(tensor[full])[:, k, k]
         new = JumpEdges(face[full], np.broadcast_to(unit, face[full].shape), weight)
         edges = JumpEdges(*(np.concatenate([getattr(e, f) for e in (edges, new)]) for f in _fields))
@@ -123,7 +121,7 @@ def _middles(steps: HalfSteps, absorbing: tuple[bool, ...], reach: Int[np.ndarra
         else:
             # A wall is the middle of no edge; where an axis closes, its last face is the first one.
             along.append(np.arange(1, 2 * cells + int(steps.periodic[k])))
-    q = np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, len(along))
+    q = lattice(along)
     return q[np.any(q % 2 == 0, axis=1)]
 
 

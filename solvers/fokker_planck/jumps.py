@@ -61,11 +61,6 @@ def generator_jumps(
     return Jumps(tuple(ups), tuple(downs), killed + generator.exit_rates, log_mass)
 
 
-def nearest_only(generator: Generator) -> bool:
-    """Whether all jumps go along the axes, to the next cell."""
-    return generator.diagonals is None
-
-
 def coarsened(
     jumps: Jumps, widths: tuple[Float[np.ndarray, " _"], ...]
 ) -> tuple[Jumps, Float[np.ndarray, "..."], tuple[Float[np.ndarray, " _"], ...]]:

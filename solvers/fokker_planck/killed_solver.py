@@ -8,7 +8,6 @@ from jaxtyping import Float
 from .assembly import Generator
 from .davidson import slowest
 from .gmres import gmres
-from .jumps import nearest_only
 from .killed import Killed
 from .multigrid import Multigrid
 from .stationary import m_matrix_lu
@@ -48,7 +47,7 @@ class Solver:
             matrix = scipy.sparse.csc_matrix(matrix.T)
         self.rounding = _rounding * matrix.diagonal()
         many = len(edges.free) >= _many[generator.grid.ndim]
-        multigrid = many and generator.reversible and nearest_only(generator) and not transposed
+        multigrid = many and generator.reversible and generator.diagonals is None and not transposed
         self._method = _Iterations(generator, edges, stretched) if multigrid else _Elimination(matrix)
         # Jumps that are nothing but rounding, before a set is reached. Of the inverse of a matrix that rounding has
         # made singular all that is known is that this comes out large, or negative.

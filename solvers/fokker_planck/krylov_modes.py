@@ -14,7 +14,6 @@ import scipy.sparse.linalg
 from jaxtyping import Bool, Float, Inexact
 
 from .assembly import Generator
-from .jumps import nearest_only
 from .multigrid_modes import multigrid_rates_and_modes
 from .stationary import m_matrix_lu
 
@@ -44,7 +43,7 @@ def krylov_rates_and_modes(
     rounding.
     """
     n, zeros = generator.grid.size, int(generator.conserving)
-    if generator.reversible and nearest_only(generator) and n >= _many:
+    if generator.reversible and generator.diagonals is None and n >= _many:
         rates, modes, jumps = multigrid_rates_and_modes(generator, k)
         noise = np.where(np.arange(k) < zeros, 0.0, _rounding * jumps)
         _check_resolved(rates[zeros:], noise[zeros:])

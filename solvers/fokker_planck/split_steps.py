@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float
 
 from .assembly import Generator
-from .jumps import nearest_only
 from .uniformization import Uniformization, root_law
 
 # A third of the error allowed is for all of the interval alike. A third is for the way that the law goes, Σ |change of
@@ -60,7 +59,7 @@ class SplitSteps:
     def fits(generator: Generator) -> bool:
         """Whether this can advance laws of the generator: reversible, in several dimensions, no axis periodic, and no
         jumps but along the axes."""
-        alone = nearest_only(generator) and "periodic" not in generator.boundary
+        alone = generator.diagonals is None and "periodic" not in generator.boundary
         return generator.reversible and generator.grid.ndim > 1 and alone
 
     def advance(

@@ -14,7 +14,6 @@ from .assembly import Generator, assemble, check_generator, coarsen
 from .balance import multilevel_log_law
 from .extrapolation import extrapolate as extrapolated
 from .jump_edges import LongJumpsError
-from .jumps import nearest_only
 
 # A box counts as too small when this much mass would lie beyond one of its faces.
 _truncation_limit = 1e-3
@@ -133,7 +132,7 @@ def _check_one_law(generator: Generator) -> None:
 
 def _eliminate(generator: Generator) -> Float[np.ndarray, " n"]:
     a = generator.matrix
-    if nearest_only(generator):
+    if generator.diagonals is None:
         mass = np.exp(multilevel_log_law(generator, _eliminated, _many[generator.grid.ndim])).ravel()
     else:
         mass = _eliminated(generator)

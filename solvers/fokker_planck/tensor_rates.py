@@ -111,9 +111,7 @@ class _Rates:
 
     def _inner_faces(self, k: int) -> Int[np.ndarray, "n d"]:
         # In C order; the last one of a periodic axis leads to cell 0.
-        along = [2 * np.arange(n) + 1 for n in self.grid.shape]
-        along[k] = 2 * np.arange(1, self.grid.shape[k] + int(self.steps.periodic[k]))
-        return np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, self.grid.ndim)
+        return self.steps.faces(k, 1, self.grid.shape[k] + int(self.steps.periodic[k]))
 
     def _halves(self, middle: Int[np.ndarray, "n d"], offset: Int[np.ndarray, "n d"]):
         # ∫ a·dx from the source to the middle of edges, and from there to the target.
@@ -197,11 +195,9 @@ class _Rates:
         """Adds the rates of drift in directions without diffusion."""
         faces = []
         for k, kind in enumerate(self.boundary):
-            along = [2 * np.arange(n) + 1 for n in self.grid.shape]
             n = self.grid.shape[k]
             low, high = (0 if kind == "absorbing" else 1), (n if kind == "no-flux" else n + 1)
-            along[k] = 2 * np.arange(low, high)
-            faces.append(np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, self.grid.ndim))
+            faces.append(self.steps.faces(k, low, high))
         q = np.concatenate(faces)
         _, drift = self.force(self.steps.points(q), self.steps.sizes(q))
         axis = np.repeat(np.arange(len(faces)), [len(f) for f in faces])

@@ -26,7 +26,7 @@ _pieces_at_a_time = 1 << 15
 
 # An eigenvalue of Dˢ below this fraction of the largest counts as zero: far above the rounding of G Gᵀ, 1e-16, and so
 # small that drift along its direction dominates diffusion in every cell, where the scheme is upwind in any case.
-_null = 1e-10
+null = 1e-10
 # Determinants of Dˢ / tr Dˢ above this have no such eigenvalue: with it they are below 1e-10.
 _regular = 1e-9
 # What rounding leaves of a drift that diffusion carries, as a fraction.
@@ -103,7 +103,7 @@ def _pseudo_split(
     tensor: Float[np.ndarray, "n d d"], drift: Float[np.ndarray, "n d"]
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
     values, vectors = np.linalg.eigh(tensor)
-    carries = values > _null * values[:, -1:]
+    carries = values > null * values[:, -1:]
     parts = np.einsum("nij,ni->nj", vectors, drift)
     force = np.where(carries, parts / np.where(carries, values, 1.0), 0.0)
     rest = np.where(carries, 0.0, parts)
