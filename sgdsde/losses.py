@@ -6,12 +6,72 @@ the loss it decides whether an invariant law exists at all, so it is never added
 p = 1 + 1/κ below, with κ = ησ: the power law is f^(-p), the Gibbs law exp(-f/κ).
 """
 
+import abc
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ._checks import array, number, traced
+
+
+class AbstractFiniteSum(eqx.Module):
+    """f(x) = (1/N) Σ_i l_i(x), the mean of the losses of N examples: what minibatches are drawn from.
+
+    Stochastic gradients, their exact covariance and the minibatch noise need the single losses; anything else takes
+    such a loss as any other function of one point.
+    """
+
+    @property
+    @abc.abstractmethod
+    def count(self) -> int:
+        """The number N of examples."""
+
+    @abc.abstractmethod
+    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        """l_i(x) for the examples i in `index`, in the dtype of x."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """f(x), over all examples."""
+
+
+class FiniteSum(AbstractFiniteSum):
+    """f(x) = (1/N) Σ_i l(x, data_i), of a JAX function l of one point x (d,) and one example.
+
+    `data` is an array or a pytree of arrays whose first axis, of length N, counts the examples; real numbers are given
+    to l in the dtype of x. `ValueError` if there are none, or the lengths differ.
+    """
+
+    loss: Callable
+    data: Any
+
+    def __init__(self, loss: Callable, data: Any):
+        if not callable(loss):
+            raise TypeError(f"`loss` must be a function of (x, example), but got {loss!r}.")
+        self.loss = loss
+        self.data = jax.tree.map(jnp.asarray, data)
+        shapes = {leaf.shape[:1] for leaf in jax.tree.leaves(self.data)}
+        if len(shapes) != 1 or shapes & {(), (0,)}:
+            raise ValueError(
+                "`data` must be arrays with one common first axis, of the examples, but their first axes are "
+                f"{sorted(shapes)}."
+            )
+
+    @property
+    def count(self) -> int:
+        return jax.tree.leaves(self.data)[0].shape[0]
+
+    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        chosen = jax.tree.map(lambda leaf: _in_dtype_of(x, leaf[index]), self.data)
+        return jax.vmap(lambda example: _one_number(self.loss(x, example), x))(chosen)
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        return jnp.mean(self.examples(x, jnp.arange(self.count)))
 
 
 class Quadratic(eqx.Module):
@@ -124,11 +184,11 @@ class RingValley(eqx.Module):
         return self.floor.astype(x.dtype) + 0.125 * curvature * (square - 1) ** 2
 
 
-class LeastSquares(eqx.Module):
+class LeastSquares(AbstractFiniteSum):
     """f = floor + |A x - y|²/(2n) for n data (rows of A) and d parameters: A has shape (n, d), y shape (n,).
 
     Overparametrised when n < d: for A of rank n the minima are an affine space of dimension d - n where f = floor.
-    H = AᵀA/n. The per-sample losses are (a_i x - y_i)²/2.
+    H = AᵀA/n. The losses of the examples are l_i = floor + (a_i x - y_i)²/2.
     """
 
     A: Float[Array, "n d"]
@@ -145,6 +205,14 @@ class LeastSquares(eqx.Module):
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         residual = self.A.astype(x.dtype) @ x - self.y.astype(x.dtype)
         return self.floor.astype(x.dtype) + 0.5 * jnp.mean(residual**2)
+
+    @property
+    def count(self) -> int:
+        return self.A.shape[0]
+
+    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        residual = self.A[index].astype(x.dtype) @ x - self.y[index].astype(x.dtype)
+        return self.floor.astype(x.dtype) + 0.5 * residual**2
 
     @property
     def rank(self) -> int:
@@ -216,6 +284,17 @@ def himmelblau(x: Float[Array, " d"]) -> Float[Array, ""]:
     if x.shape != (2,):
         raise ValueError(f"`himmelblau` is of 2 coordinates, but x has shape {x.shape}.")
     return (x[0] ** 2 + x[1] - 11) ** 2 + (x[0] + x[1] ** 2 - 7) ** 2
+
+
+def _in_dtype_of(x: Float[Array, " d"], leaf: Any) -> Any:
+    return leaf.astype(x.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _one_number(value: Any, x: Float[Array, " d"]) -> Float[Array, ""]:
+    value = jnp.asarray(value)
+    if value.shape != ():
+        raise ValueError(f"`loss(x, example)` must return one number, but returned shape {value.shape}.")
+    return value.astype(x.dtype)
 
 
 # Asymmetry of a matrix up to this fraction of its largest entry is rounding.

@@ -16,6 +16,7 @@ named = [
     losses.RadialWell(0.1),
     losses.RingValley(0.1),
     losses.LeastSquares([[1.0, 2.0]], [1.0]),
+    losses.FiniteSum(lambda x, a: jnp.sum((x - a) ** 2), np.eye(2)),
     losses.TwoLayerLinear(),
     losses.Rastrigin(),
     losses.rosenbrock,
@@ -122,6 +123,9 @@ def test_test_problems():
         (lambda: losses.Student(scale=0.0), "`scale` must be positive"),
         (lambda: losses.RingValley(amplitude=1.0), "`amplitude` must be below 1"),
         (lambda: losses.LeastSquares([[1.0, 2.0]], [1.0, 2.0]), r"got \(1, 2\) and \(2,\)"),
+        (lambda: losses.FiniteSum(lambda x, a: x @ x, np.ones(0)), r"`data` must be arrays .* \[\(0,\)\]"),
+        (lambda: losses.FiniteSum(lambda x, a: x @ x, (np.ones(2), np.ones(3))), r"\[\(2,\), \(3,\)\]"),
+        (lambda: losses.FiniteSum(lambda x, a: x * a, np.ones(2))(jnp.ones(2)), r"one number, but .* \(2,\)"),
         (lambda: losses.TwoLayerLinear()(jnp.ones(3)), "odd length 3"),
         (lambda: losses.DoubleWell(floor=float("nan")), "`floor` must be finite"),
     ],
@@ -129,3 +133,16 @@ def test_test_problems():
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_finite_sum_is_the_mean_of_its_examples():
+    rng = np.random.default_rng(0)
+    A, y, x = rng.normal(size=(5, 3)), rng.normal(size=5), jnp.asarray(rng.normal(size=3))
+    least_squares = losses.LeastSquares(A, y, floor=0.5)
+    by_hand = losses.FiniteSum(lambda x, row: 0.5 + 0.5 * (row["a"] @ x - row["y"]) ** 2, {"a": A, "y": y})
+    each = 0.5 + 0.5 * (A @ np.asarray(x) - y) ** 2
+    index = jnp.array([4, 0, 0])
+    for loss in (least_squares, by_hand):
+        assert loss.count == 5
+        np.testing.assert_allclose(loss.examples(x, index), each[np.asarray(index)], rtol=1e-14)
+        np.testing.assert_allclose(loss(x), each.mean(), rtol=1e-14)
