@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
-from scipy.interpolate import RegularGridInterpolator
 
-from .grid import Grid, evaluate
+from ._tracing import Numbers, Static, is_traced, namespace
+from .grid import Grid, evaluate, interpolated
 
 
 class Density(eqx.Module):
@@ -19,22 +22,37 @@ class Density(eqx.Module):
 
     For a law that was computed on the grid, `error` may hold an estimate of the discretisation error of each mass, its
     absolute value; its sum estimates the L1 error. None where nothing is known.
+
+    Masses may be JAX's inside `jax.grad`, `jit` or `vmap`: then `expect`, `pdf`, `marginal`, `cdf` and `at` are
+    functions of them that JAX differentiates, and values are not checked.
     """
 
     grid: Grid
-    mass: Float[np.ndarray, "*shape"]
-    outside: float
+    mass: Float[Numbers, "*shape"]
+    outside: Any
     replicates: Float[np.ndarray, "r *shape"] | None
     error: Float[np.ndarray, "*shape"] | None
 
     def __init__(self, grid: Grid, mass, outside: float = 0.0, replicates=None, error=None):
         self.grid = grid
-        self.mass = np.asarray(mass, dtype=np.float64)
-        self.outside = float(outside)
+        traced = is_traced(mass, outside)
+        self.mass = jnp.asarray(mass) if traced else np.asarray(mass, dtype=np.float64)
+        self.outside = outside if traced else float(outside)
         self.replicates = None if replicates is None else np.asarray(replicates, dtype=np.float64)
         self.error = None if error is None else np.asarray(error, dtype=np.float64)
         if self.mass.shape != grid.shape:
             raise ValueError(f"`mass` must have the shape of the grid, {grid.shape}, but got {self.mass.shape}.")
+        if not traced:
+            self._check_values()
+        if self.replicates is not None and (self.replicates.shape[1:] != grid.shape or len(self.replicates) < 2):
+            raise ValueError(
+                f"`replicates` must have shape (r, {', '.join(map(str, grid.shape))}) with r > 1, got "
+                f"{self.replicates.shape}."
+            )
+        if self.error is not None and self.error.shape != grid.shape:
+            raise ValueError(f"`error` must have the shape of the grid, {grid.shape}, but got {self.error.shape}.")
+
+    def _check_values(self) -> None:
         if not np.all(np.isfinite(self.mass)) or np.any(self.mass < 0) or not 0 <= self.outside < np.inf:
             raise ValueError(
                 f"`mass` and `outside` must be finite and not negative, got a smallest mass of {np.min(self.mass):.6g} "
@@ -46,13 +64,6 @@ class Density(eqx.Module):
                 f"`mass` and `outside` must sum to 1, but their sum is {total:.9g}. Values of a density become masses "
                 "when multiplied by `grid.volumes`."
             )
-        if self.replicates is not None and (self.replicates.shape[1:] != grid.shape or len(self.replicates) < 2):
-            raise ValueError(
-                f"`replicates` must have shape (r, {', '.join(map(str, grid.shape))}) with r > 1, got "
-                f"{self.replicates.shape}."
-            )
-        if self.error is not None and self.error.shape != grid.shape:
-            raise ValueError(f"`error` must have the shape of the grid, {grid.shape}, but got {self.error.shape}.")
 
     @staticmethod
     def from_function(grid: Grid, f: Callable) -> "Density":
@@ -99,7 +110,7 @@ class Density(eqx.Module):
         return Density(grid, mass)
 
     @property
-    def pdf(self) -> Float[np.ndarray, "*shape"]:
+    def pdf(self) -> Float[Numbers, "*shape"]:
         """Mass per volume in each cell: the density at the cell centres, to second order."""
         return self.mass / self.grid.volumes
 
@@ -110,7 +121,7 @@ class Density(eqx.Module):
             return None
         return self.replicates.std(axis=0, ddof=1) / np.sqrt(len(self.replicates))
 
-    def expect(self, fn: Callable) -> Float[np.ndarray, "..."]:
+    def expect(self, fn: Callable) -> Float[Numbers, "..."]:
         """E fn(X) over the mass in the grid, for a JAX function of one point (d,).
 
         Within a cell the density is taken to be linear, with the slope of a parabola through it and its neighbours, and
@@ -119,19 +130,9 @@ class Density(eqx.Module):
 
         Mass outside the grid contributes nothing.
         """
-        offsets = [np.diff(e) * (0.5 / np.sqrt(3)) for e in self.grid.edges]
-        middles = [0.5 * (e[1:] + e[:-1]) for e in self.grid.edges]
-        pdf = self.pdf
-        slopes = [_slope(pdf, self.grid, k) * self.grid.volumes for k in range(self.grid.ndim)]
-        total = 0.0
-        for signs in itertools.product((-1, 1), repeat=self.grid.ndim):
-            points = np.meshgrid(*[m + s * o for m, s, o in zip(middles, signs, offsets, strict=True)], indexing="ij")
-            share = self.mass.copy()
-            for k, (sign, offset) in enumerate(zip(signs, offsets, strict=True)):
-                share += sign * offset.reshape(-1, *[1] * (self.grid.ndim - k - 1)) * slopes[k]
-            values = evaluate(fn, np.stack(points, axis=-1).reshape(-1, self.grid.ndim))
-            total = total + np.tensordot(share.ravel(), values, axes=1)
-        return np.asarray(total / 2**self.grid.ndim)
+        values = evaluate(fn, _quadrature_points(self.grid))
+        shares = _compiled_shares if is_traced(self.mass) else _shares
+        return _weighted(shares(Static(self.grid), self.mass), values)
 
     def marginal(self, axis: int) -> "Density":
         """The law of one coordinate, on the grid of that axis; `error` sums to a bound on its own."""
@@ -141,44 +142,42 @@ class Density(eqx.Module):
         error = None if self.error is None else self.error.sum(axis=others)
         return Density(grid, self.mass.sum(axis=others), self.outside, replicates, error)
 
-    def cdf(self) -> Float[np.ndarray, "..."]:
+    def cdf(self) -> Float[Numbers, "..."]:
         """The mass below each edge, shape `shape[k] + 1` along axis k: P(X_1 ≤ e_1, ..., X_d ≤ e_d) within the grid.
 
         The last entry is the mass in the grid; mass outside is not counted.
         """
-        total = np.pad(self.mass, [(1, 0)] * self.grid.ndim)
+        xp = namespace(self.mass)
+        total = xp.pad(self.mass, [(1, 0)] * self.grid.ndim)
         for k in range(self.grid.ndim):
-            total = np.cumsum(total, axis=k)
+            total = xp.cumsum(total, axis=k)
         return total
 
-    def at(self, x) -> Float[np.ndarray, "..."]:
+    def at(self, x) -> Float[Numbers, "..."]:
         """The density at the point x (d,) or points (n, d), or n > 1 numbers on one axis.
 
         Interpolated linearly between cell centres.
 
         Constant from the last centre to the edge, and 0 outside the grid.
         """
-        x = np.asarray(x, dtype=np.float64)
+        x = jnp.asarray(x) if is_traced(x) else np.asarray(x, dtype=np.float64)
         if self.grid.ndim == 1 and (x.ndim == 0 or (x.ndim == 1 and x.size != 1)):
             x = x[..., None]
         if x.ndim not in (1, 2) or x.shape[-1] != self.grid.ndim:
             raise ValueError(f"`x` must have shape ({self.grid.ndim},) or (n, {self.grid.ndim}), got {x.shape}.")
-        if np.any(np.isnan(x)):
+        if not is_traced(x) and np.any(np.isnan(x)):
             raise ValueError("`x` must hold numbers, but some are NaN.")
-        lows = np.array([c[0] for c in self.grid.centres])
-        highs = np.array([c[-1] for c in self.grid.centres])
-        inside = np.all(
-            [(e[0] <= x[..., k]) & (x[..., k] <= e[-1]) for k, e in enumerate(self.grid.edges)],
-            axis=0,
-        )
-        # A single cell has no neighbour to interpolate with: repeat it.
-        centres = [np.append(c, c + 1) if c.size == 1 else c for c in self.grid.centres]
-        pdf = np.pad(self.pdf, [(0, int(n == 1)) for n in self.grid.shape], mode="edge")
-        values = RegularGridInterpolator(centres, pdf)(np.clip(x, lows, highs))
-        return np.where(inside, values if x.ndim == 2 else values[0], 0.0)
+        lows, highs = (np.array([e[end] for e in self.grid.edges]) for end in (0, -1))
+        values = interpolated(self.grid.centres, self.pdf, x.reshape(-1, self.grid.ndim)).reshape(x.shape[:-1])
+        return namespace(values).where(((lows <= x) & (x <= highs)).all(axis=-1), values, 0.0)
 
     def on(self, grid: Grid) -> "Density":
         """The same law on a coarser grid, whose edges are all edges of this one; mass left out goes to `outside`."""
+        if is_traced(self.mass):
+            raise NotImplementedError(
+                "`on` sums masses that are known. While JAX traces them (`jax.grad`, `jit` or `vmap`) use `cdf`, whose "
+                "differences are the masses of any cells."
+            )
         mass, replicates, error = self.mass, self.replicates, self.error
         left_out = np.ones(self.grid.shape, bool)
         if grid.ndim != self.grid.ndim:
@@ -205,6 +204,8 @@ class Density(eqx.Module):
         return Density(grid, mass, self.outside + self.mass[left_out].sum(), replicates, error)
 
     def __str__(self) -> str:
+        if is_traced(self.mass):
+            return f"Density on {self.grid}, with masses that JAX traces"
         sampled = "" if self.replicates is None else f", sampled in {len(self.replicates)} groups"
         near = "" if self.error is None else f", error about {self.error.sum():.2g}"
         return (
@@ -223,12 +224,60 @@ _total_tolerance = 1e-4
 _edge_tolerance = 1e-6
 
 
-def _slope(pdf: Float[np.ndarray, "..."], grid: Grid, k: int) -> Float[np.ndarray, "..."]:
-    """The derivative of cell averages along axis k, in the middle of each cell; 0 in a single cell."""
+# The signs of the offsets of the nodes of `expect` from the middles of a cell, one after another.
+def _signs(grid: Grid) -> list[tuple[int, ...]]:
+    return list(itertools.product((-1, 1), repeat=grid.ndim))
+
+
+def _offsets(grid: Grid) -> list[Float[np.ndarray, " _"]]:
+    return [np.diff(e) * (0.5 / np.sqrt(3)) for e in grid.edges]
+
+
+def _quadrature_points(grid: Grid) -> Float[np.ndarray, "n d"]:
+    middles = [0.5 * (e[1:] + e[:-1]) for e in grid.edges]
+    along = [[m + s * o for m, s, o in zip(middles, signs, _offsets(grid), strict=True)] for signs in _signs(grid)]
+    return np.concatenate([np.stack(np.meshgrid(*a, indexing="ij"), axis=-1).reshape(-1, grid.ndim) for a in along])
+
+
+def _shares(static: Static, mass: Float[Numbers, "..."]) -> Float[Numbers, " n"]:
+    """The mass at each of the quadrature points."""
+    grid, xp, result = static.value, namespace(mass), []
+    slopes = [_slope(mass / grid.volumes, grid, k) * grid.volumes for k in range(grid.ndim)]
+    for signs in _signs(grid):
+        share = mass
+        for k, (sign, offset) in enumerate(zip(signs, _offsets(grid), strict=True)):
+            share = share + sign * offset.reshape(-1, *[1] * (grid.ndim - k - 1)) * slopes[k]
+        result.append(share.ravel() / 2**grid.ndim)
+    return xp.concatenate(result)
+
+
+_compiled_shares = jax.jit(_shares, static_argnums=0)
+
+
+def _slope(pdf: Float[Numbers, "..."], grid: Grid, k: int) -> Float[Numbers, "..."]:
+    """The derivative of cell averages along axis k, in the middle of each cell, of the parabola through three of them.
+
+    0 in a single cell.
+    """
+    xp = namespace(pdf)
     if grid.shape[k] == 1:
-        return np.zeros_like(pdf)
-    middles = 0.5 * (grid.edges[k][1:] + grid.edges[k][:-1])
-    return np.gradient(pdf, middles, axis=k, edge_order=2 if grid.shape[k] > 2 else 1)
+        return xp.zeros_like(pdf)
+    h = np.diff(0.5 * (grid.edges[k][1:] + grid.edges[k][:-1]))
+    step = xp.diff(xp.moveaxis(pdf, k, -1), axis=-1) / h
+    # Derivatives of a parabola lie on a straight line.
+    inner = (h[1:] * step[..., :-1] + h[:-1] * step[..., 1:]) / (h[1:] + h[:-1])
+    if grid.shape[k] == 2:
+        first = last = step
+    else:
+        first, last = 2 * step[..., :1] - inner[..., :1], 2 * step[..., -1:] - inner[..., -1:]
+    return xp.moveaxis(xp.concatenate([first, inner, last], axis=-1), -1, k)
+
+
+def _weighted(weights: Float[Numbers, " n"], values: Shaped[Numbers, "n ..."]) -> Any:
+    xp = namespace(weights, values)
+    if xp is jnp and not jnp.issubdtype(values.dtype, jnp.inexact):
+        values = values.astype(weights.dtype)
+    return xp.asarray(xp.tensordot(weights, values, axes=1))
 
 
 def _cut(mass: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:

@@ -1,13 +1,16 @@
 """The rectangular grids on which densities live."""
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
-from ._tracing import traceable
+from ._tracing import Numbers, is_traced, namespace, traceable
 
 # Points in one vectorised call of a user's function: large enough to be fast, small enough to stay in memory.
 _points_per_call = 1 << 18
@@ -167,15 +170,40 @@ class Grid(eqx.Module):
         return f"Grid {spans}"
 
 
-def evaluate(fn: Callable, points: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, "n *value"]:
-    """`fn` of one point (d,) at each of the points, vectorised and compiled, in slices of bounded memory."""
+def interpolated(
+    centres: Sequence[Float[np.ndarray, " _"]], values: Float[Numbers, "..."], points: Float[Numbers, "n d"]
+) -> Float[Numbers, " n"]:
+    """Values at grid points, interpolated linearly along each axis and constant beyond the ends."""
+    xp = namespace(points)
+    below, above, share = [], [], []
+    for k, c in enumerate(centres):
+        i = xp.clip(xp.searchsorted(c, points[:, k], side="right") - 1, 0, c.size - 1)
+        j = xp.minimum(i + 1, c.size - 1)
+        length = xp.where(j > i, xp.asarray(c)[j] - xp.asarray(c)[i], 1.0)
+        below.append(i)
+        above.append(j)
+        share.append(xp.clip((points[:, k] - xp.asarray(c)[i]) / length, 0.0, 1.0))
+    total = 0.0
+    for corner in itertools.product((False, True), repeat=len(centres)):
+        index = tuple(j if up else i for up, i, j in zip(corner, below, above, strict=True))
+        weight = math.prod(s if up else 1 - s for up, s in zip(corner, share, strict=True))
+        total = total + weight * namespace(values, points).asarray(values)[index]
+    return total
+
+
+def evaluate(fn: Callable, points: Float[np.ndarray, "n d"]) -> Any:
+    """`fn` of one point (d,) at each of the points, vectorised and compiled, in slices of bounded memory.
+
+    A NumPy array, or one of JAX if `fn` closes over a tracer or this is called inside `jit`.
+    """
     return _evaluate_batched(jax.jit(jax.vmap(fn)), points)
 
 
-def _evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, "n *value"]:
+def _evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Any:
     slices = [points[i : i + _points_per_call] for i in range(0, len(points), _points_per_call)]
     with traceable("A function of one point x"):
-        return np.concatenate([np.asarray(batched(jax.numpy.asarray(s))) for s in slices])
+        parts = [batched(jax.numpy.asarray(s)) for s in slices]
+    return jax.numpy.concatenate(parts) if is_traced(parts) else np.concatenate([np.asarray(p) for p in parts])
 
 
 def _reach(k: int, axis, outside: float) -> float:

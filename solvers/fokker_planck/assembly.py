@@ -26,16 +26,17 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 
+from .._tracing import Numbers, namespace
 from ..grid import Grid
 from ..process import AbstractDiffusion
 from .cell_means import face_means
 from .coefficients import check_process, edge_limit, half_edge_integrals
 from .detailed_balance import log_law
 from .memory import check_fits
+from .process_values import holds_tracers
 from .tensor_rates import Diagonals, tensor_rates
-from .weights import bernoulli, edge_weights, resolved_edge
-
-Boundary = Literal["no-flux", "absorbing", "periodic"]
+from .traced_generator import Boundary, Layout, TracedGenerator
+from .weights import bernoulli, edge_weights, is_midpoint, resolved_edge
 
 Masses = Literal["cells", "points"]
 
@@ -105,7 +106,9 @@ class Generator:
         return f"Generator on {self.grid}, boundary {' × '.join(self.boundary)}: {kind}{jumps}"
 
 
-def assemble(process: AbstractDiffusion, grid: Grid, boundary: str | Sequence[str] = "no-flux") -> Generator:
+def assemble(
+    process: AbstractDiffusion, grid: Grid, boundary: str | Sequence[str] = "no-flux"
+) -> Generator | TracedGenerator:
     """The Fokker-Planck generator of `process` on the cells of `grid`, in one to three dimensions.
 
     `boundary` is one word for all axes or one per axis: "no-flux" (walls that reflect), "absorbing" (mass that
@@ -121,27 +124,42 @@ def assemble(process: AbstractDiffusion, grid: Grid, boundary: str | Sequence[st
 
     Processes are autonomous here: drift and noise are evaluated at t = 0.
 
+    If JAX traces the process (`jax.grad`, `jit` or `vmap` over numbers that it holds, or over which its loss closes),
+    the result is a `TracedGenerator`, for `stationary` and `spectrum`, which have derivatives. D must then be diagonal.
+    Processes that differ in the arrays they hold share compiled programs; a new loss function is compiled anew.
+
     Raises `RuntimeError` if float64 is off, `ValueError` for arguments that do not fit together, for drift or noise
     that is not finite, and for a D so anisotropic that jumps would be too long (`LongJumpsError`), `MemoryError` if the
     generator would not fit in half of the machine's memory, and `NotImplementedError` for more than three axes and
     for degenerate D on one axis.
     """
-    return assemble_checked(process, grid, checked_boundary(process, grid, boundary), masses="cells")
+    kinds = checked_boundary(process, grid, boundary, tracers=True)
+    if holds_tracers(process, grid.ndim):
+        return TracedGenerator(process, Layout(grid, kinds, resolved_edge))
+    return assemble_checked(process, grid, kinds, masses="cells")
 
 
 def checked_boundary(
-    process: Any, grid: Grid, boundary: str | Sequence[str], most_axes: int = 3
+    process: Any, grid: Grid, boundary: str | Sequence[str], most_axes: int = 3, tracers: bool = False
 ) -> tuple[Boundary, ...]:
-    """`boundary`, one word an axis, after checks of all three arguments; computes nothing."""
+    """`boundary`, one word an axis, after checks of all three arguments; computes nothing.
+
+    `tracers` tells whether the process may hold numbers that JAX traces.
+    """
     kinds = _per_axis(boundary, grid)
     if any(n < 2 for n in grid.shape):
         raise ValueError(f"`grid` must have at least two cells along each axis, got shape {grid.shape}.")
-    check_process(process, grid, most_axes)
+    check_process(process, grid, most_axes, tracers)
     return kinds
 
 
 def check_generator(generator: Any) -> None:
-    """`TypeError` for anything but what `assemble` returns."""
+    """`TypeError` for anything but what `assemble` returns for a process of numbers."""
+    if isinstance(generator, TracedGenerator):
+        raise NotImplementedError(
+            "JAX traces the process of `generator` (`jax.grad`, `jit` or `vmap`), and of all that takes a generator "
+            "only `stationary` and `spectrum` have derivatives. Assemble a process of numbers for the others."
+        )
     if not isinstance(generator, Generator):
         raise TypeError(
             f"`generator` must come from `fokker_planck.assemble(process, grid)`, got {type(generator).__name__}."
@@ -177,12 +195,12 @@ def assemble_checked(
         up, down, log_ratios, diagonals = tensor_rates(process, grid, boundary, resolved)
     else:
         diagonals = None
-        up, down, log_ratios = _rates(grid, boundary, found, masses, limit)
+        up, down, log_ratios = face_rates(grid, boundary, found, masses, limit)
     log_weights, defect = log_law(log_ratios, diagonals, grid.shape)
     if found is not None and log_weights is None and masses == "cells":
         masses = "points"
-        up, down, log_ratios = _rates(grid, boundary, found, masses, limit)
-    matrix = _matrix(up, down, diagonals, boundary, grid.shape)
+        up, down, log_ratios = face_rates(grid, boundary, found, masses, limit)
+    matrix = rate_matrix(up, down, diagonals, boundary, grid.shape)
     return Generator(
         process, grid, boundary, matrix, up, down, log_ratios, log_weights, defect, resolved, masses, diagonals
     )
@@ -206,7 +224,9 @@ def _per_axis(boundary: str | Sequence[str], grid: Grid) -> tuple[Boundary, ...]
     return kinds  # pyright: ignore[reportReturnType]
 
 
-def _rates(grid: Grid, boundary: tuple[Boundary, ...], found: Any, masses: Masses, limit: Any) -> tuple[Any, Any, Any]:
+def face_rates(
+    grid: Grid, boundary: tuple[Boundary, ...], found: Any, masses: Masses, limit: Any
+) -> tuple[Any, Any, Any]:
     """Jump rates up and down, and log ratios, for each axis; from what `half_edge_integrals` found."""
     integrals, diffusion, log_means = found
     if masses == "points":
@@ -220,43 +240,49 @@ def _axis_rates(
     grid: Grid,
     k: int,
     kind: Boundary,
-    integrals: Float[np.ndarray, "2 ..."],
-    diffusion: Float[np.ndarray, "..."],
-    log_means: tuple[Float[np.ndarray, "..."], ...],
+    integrals: Float[Numbers, "2 ..."],
+    diffusion: Float[Numbers, "..."],
+    log_means: tuple[Float[Numbers, "..."], ...],
     resolved: Float[np.ndarray, "..."],
-) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+) -> tuple[Float[Numbers, "..."], Float[Numbers, "..."], Float[Numbers, "..."]]:
     # Jump rates up and down through each face of axis k, and log(m_j / m_i) from each cell to the next.
-    low, high = (np.moveaxis(half, k, -1) for half in integrals)
-    d = np.moveaxis(diffusion, k, -1)
+    xp = namespace(integrals, diffusion)
+    low, high = (xp.moveaxis(half, k, -1) for half in integrals)
+    d = xp.moveaxis(diffusion, k, -1)
     e, c = grid.edges[k], grid.centres[k]
     width = np.diff(e)
     dist = np.append(np.diff(c), (e[-1] - c[-1]) + (c[0] - e[0]))
-    after = np.roll(low, -1, axis=-1)
-    d_after, width_after = np.roll(d, -1, axis=-1), np.roll(width, -1)
-    log_a, log_a_after, log_face = face_means(log_means, k, np.abs(high) + np.abs(after) <= resolved)
+    after = xp.roll(low, -1, axis=-1)
+    d_after, width_after = xp.roll(d, -1, axis=-1), np.roll(width, -1)
+    log_a, log_a_after, log_face = face_means(log_means, k, is_midpoint(high, after, resolved))
     out, back = edge_weights(high, after, resolved)
-    out, back = out * np.exp(log_face - log_a), back * np.exp(log_face - log_a_after)
-    up, down = np.zeros((2, *d.shape[:-1], c.size + 1))
-    up[..., 1:] = d * out / (width * dist)
-    down[..., 1:] = d_after * back / (width_after * dist)
-    log_ratios = high + after + np.log(d / d_after) + np.log(width_after / width) + log_a_after - log_a
+    out, back = out * xp.exp(log_face - log_a), back * xp.exp(log_face - log_a_after)
+    up, down = d * out / (width * dist), d_after * back / (width_after * dist)
+    log_ratios = high + after + xp.log(d / d_after) + np.log(width_after / width) + log_a_after - log_a
+    closed = xp.zeros_like(d[..., :1])
+    first, last = (closed, closed), (up[..., -1:], down[..., -1:])
     if kind != "periodic":
         log_ratios = log_ratios[..., :-1]
-        up[..., -1] = down[..., -1] = 0.0
+        last = closed, closed
     if kind == "absorbing":
         # Half an edge, at whose end q = 0.
-        down[..., :1] = d[..., :1] * bernoulli(low[..., :1]) / (width[0] * (c[0] - e[0]))
-        up[..., -1:] = d[..., -1:] * bernoulli(-high[..., -1:]) / (width[-1] * (e[-1] - c[-1]))
-    return np.moveaxis(up, -1, k), np.moveaxis(down, -1, k), np.moveaxis(log_ratios, -1, k)
+        first = closed, d[..., :1] * bernoulli(low[..., :1]) / (width[0] * (c[0] - e[0]))
+        last = d[..., -1:] * bernoulli(-high[..., -1:]) / (width[-1] * (e[-1] - c[-1])), closed
+    # As many inner faces as lead from a cell to the next; the last one leads to the first cell, or is a wall.
+    up, down = (
+        xp.concatenate([a, inner[..., :-1], b], axis=-1) for a, inner, b in zip(first, (up, down), last, strict=True)
+    )
+    return xp.moveaxis(up, -1, k), xp.moveaxis(down, -1, k), xp.moveaxis(log_ratios, -1, k)
 
 
-def _matrix(
+def rate_matrix(
     up: tuple[Float[np.ndarray, "..."], ...],
     down: tuple[Float[np.ndarray, "..."], ...],
     diagonals: Diagonals | None,
     boundary: tuple[Boundary, ...],
     shape: tuple[int, ...],
 ) -> scipy.sparse.csc_matrix:
+    """The matrix of these rates of jumps."""
     cells = np.arange(np.prod(shape)).reshape(shape)
     leaving = np.zeros(shape)
     rows, columns, rates = [], [], []

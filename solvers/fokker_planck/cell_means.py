@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import logsumexp
+
+from .._tracing import Numbers, logsumexp, namespace
 
 # Where log π changes across a cell by more than the limit up to which an edge counts as resolved, the mean may be
 # exp(100) times the value at the centre, and rates that were to have such masses would not follow the drift. From
@@ -31,47 +32,49 @@ _fades, _gone = 1.0, 2.0
 
 
 def log_axis_means(
-    omega: Float[np.ndarray, "..."],
-    diffusion: Float[np.ndarray, "..."],
-    centre: Float[np.ndarray, "..."],
+    omega: Float[Numbers, "..."],
+    diffusion: Float[Numbers, "..."],
+    centre: Float[Numbers, "..."],
     length: Float[np.ndarray, "n 2"],
     axis: int,
     resolved: float,
     known: Any = 0.0,
-) -> Float[np.ndarray, "..."]:
+) -> Float[Numbers, "..."]:
     """log a_k of each cell, reduced to zero where the grid does not resolve the law.
 
     From ω and D_kk at the nodes, (n, 2, q) in place of the axis k of n cells: on the low half and on the high half of
     each cell, of that `length`; and from D_kk at the centres. An edge counts as resolved if Φ changes by less than
     `resolved` along it. What is `known` of Φ in closed form, at the nodes, is not part of ω.
     """
-    omega, diffusion = (np.moveaxis(v, (axis, axis + 1, axis + 2), (-3, -2, -1)) for v in (omega, diffusion))
-    centre = np.moveaxis(centre, axis, -1)
+    xp = namespace(omega, diffusion)
+    omega, diffusion = (xp.moveaxis(v, (axis, axis + 1, axis + 2), (-3, -2, -1)) for v in (omega, diffusion))
+    centre = xp.moveaxis(centre, axis, -1)
     slope = omega * length[..., None]
-    log_d = np.log(diffusion / centre[..., None, None])
+    log_d = xp.log(diffusion / centre[..., None, None])
     primitive, weight = _primitive(omega.shape[-1])
-    phi = np.einsum("hjm,...nhm->...nhj", primitive, slope)
+    phi = xp.einsum("hjm,...nhm->...nhj", primitive, slope)
     share = np.log(weight) + np.log(length / length.sum(axis=1, keepdims=True))[..., None]
-    log_mean = np.asarray(logsumexp(phi + known - log_d + share, axis=(-2, -1)))
-    change = np.abs(slope @ weight).sum(axis=-1) + np.ptp(log_d, axis=(-2, -1))
-    return np.moveaxis(log_mean * _kept(change / resolved), -1, axis)
+    log_mean = xp.asarray(logsumexp(phi + known - log_d + share, axis=(-2, -1)))
+    change = xp.abs(slope @ weight).sum(axis=-1) + xp.ptp(log_d, axis=(-2, -1))
+    return xp.moveaxis(log_mean * _kept(change / resolved), -1, axis)
 
 
 def face_means(
-    log_means: tuple[Float[np.ndarray, "..."], ...], k: int, midpoint: Bool[np.ndarray, "..."]
-) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    log_means: tuple[Float[Numbers, "..."], ...], k: int, midpoint: Bool[Numbers, "..."]
+) -> tuple[Float[Numbers, "..."], Float[Numbers, "..."], Float[Numbers, "..."]]:
     """log a of the cells below and above each face of axis k, and what log W is to be raised by there.
 
     All with axis k last; `midpoint` tells the edges with that weight. The last face leads to the first cell.
     """
-    log_a, along = (np.moveaxis(m, k, -1) for m in (np.sum(log_means, axis=0), log_means[k]))
-    log_a_after, along_after = (np.roll(m, -1, axis=-1) for m in (log_a, along))
+    xp = namespace(midpoint, *log_means)
+    log_a, along = (xp.moveaxis(m, k, -1) for m in (sum(log_means[1:], log_means[0]), log_means[k]))
+    log_a_after, along_after = (xp.roll(m, -1, axis=-1) for m in (log_a, along))
     geometric = 0.5 * (log_a + log_a_after)
-    return log_a, log_a_after, geometric - np.where(midpoint, 0.5 * (along + along_after), 0.0)
+    return log_a, log_a_after, geometric - xp.where(midpoint, 0.5 * (along + along_after), 0.0)
 
 
-def _kept(change: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    s = np.clip((change - _fades) / (_gone - _fades), 0.0, 1.0)
+def _kept(change: Float[Numbers, "..."]) -> Float[Numbers, "..."]:
+    s = namespace(change).clip((change - _fades) / (_gone - _fades), 0.0, 1.0)
     return 1 - s * s * (3 - 2 * s)
 
 

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..grid import Grid, evaluate
+from .._tracing import Numbers, namespace
+from ..grid import Grid
 from ..process import AbstractDiffusion, noise_structure
 from .cell_means import log_axis_means
+from .process_values import at_points, drift_and_tensor, holds_tracers
 
 # Off-diagonal diffusion counts as zero below this fraction of sqrt(D_ii D_jj): rounding of G Gᵀ.
 _diagonal_tolerance = 1e-12
@@ -20,7 +22,7 @@ _nodes = 4
 _difference_step = 1e-5
 
 
-def check_process(process: AbstractDiffusion, grid: Grid, most_axes: int = 3) -> None:
+def check_process(process: AbstractDiffusion, grid: Grid, most_axes: int = 3, tracers: bool = False) -> None:
     """Raise if the process can't be evaluated at the points of the grid in float64; computes nothing."""
     if jnp.zeros(()).dtype != jnp.float64:
         raise RuntimeError(
@@ -40,21 +42,20 @@ def check_process(process: AbstractDiffusion, grid: Grid, most_axes: int = 3) ->
             f"{'axis' if grid.ndim == 1 else 'axes'} (x has shape ({grid.ndim},)): {error} "
             "The grid must have one axis for each coordinate of the process."
         ) from error
-    _check_autonomous(process, grid)
+    if not holds_tracers(process, grid.ndim):
+        _check_autonomous(process, grid)
+    elif not tracers:
+        raise NotImplementedError(
+            "`process` holds numbers that JAX traces (`jax.grad`, `jit` or `vmap`). With such a process "
+            "`fokker_planck.assemble`, and then `stationary` and `spectrum`, and `exit_time` can be called; for all "
+            "else give it numbers, and take differences of the results."
+        )
 
 
 def _check_autonomous(process: AbstractDiffusion, grid: Grid) -> None:
     """Drift and noise must be the same at other times, at some points of the grid."""
     points = np.stack([c[np.linspace(0, c.size - 1, _probed_points).astype(int)] for c in grid.centres], axis=1)
-
-    def at(x):
-        def value(t):
-            t = jnp.asarray(t, x.dtype)
-            return jnp.concatenate([process.drift(t, x), process.diffusion(t, x).ravel()])
-
-        return jnp.stack([value(t) for t in _probed_times])
-
-    values = evaluate(at, points)
+    values = at_points(_at_times, process, points)
     # NaN differs from itself; it is reported later, with its place.
     differ = (values != values[:, :1]) & ~np.isnan(values)
     if np.any(differ):
@@ -63,6 +64,14 @@ def _check_autonomous(process: AbstractDiffusion, grid: Grid) -> None:
             f"`process` depends on time: its drift or noise at x={x} is not the same at t = 0 and later. The "
             "Fokker-Planck solver needs coefficients that depend on x alone; fix t in them, or simulate particles."
         )
+
+
+def _at_times(process, x):
+    def value(t):
+        t = jnp.asarray(t, x.dtype)
+        return jnp.concatenate([process.drift(t, x), process.diffusion(t, x).ravel()])
+
+    return jnp.stack([value(t) for t in _probed_times])
 
 
 # Where and when drift and noise are compared with those at time 0.
@@ -84,14 +93,7 @@ def drift_and_tensors(
     process: AbstractDiffusion, points: Float[np.ndarray, "n d"]
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d d"]]:
     """The drift b and the tensor D at the points, at t = 0, both finite."""
-    d = points.shape[1]
-
-    def at(x):
-        t = jnp.zeros((), x.dtype)
-        return jnp.concatenate([process.drift(t, x), process.diffusion(t, x).ravel()])
-
-    values = evaluate(at, points)
-    drift, tensor = values[:, :d], values[:, d:].reshape(-1, d, d)
+    drift, tensor = at_points(drift_and_tensor, process, points)
     check_finite("drift", drift, points)
     check_finite("noise", tensor, points)
     return drift, tensor
@@ -99,9 +101,13 @@ def drift_and_tensors(
 
 def diffusion_tensors(process: AbstractDiffusion, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d d"]:
     """The tensor D at the points, at t = 0, finite."""
-    tensor = evaluate(lambda x: process.diffusion(jnp.zeros((), x.dtype), x), points)
+    tensor = at_points(_tensor, process, points)
     check_finite("noise", tensor, points)
     return tensor
+
+
+def _tensor(process, x):
+    return process.diffusion(jnp.zeros((), x.dtype), x)
 
 
 def central_divergences(
@@ -130,16 +136,28 @@ def half_edge_integrals(
     b / D in a process with a `surface_power` is integrated in closed form. None if D is not diagonal or not positive
     everywhere, unless there is one axis only: then a zero of D raises.
     """
-    weights = [_half_edge_nodes(grid, k)[1] for k in range(grid.ndim)]
-    clouds = [grid.points.reshape(-1, grid.ndim)] + [_line_points(grid, k) for k in range(grid.ndim)]
-    points = np.concatenate(clouds)
+    points = half_edge_points(grid)
     drift, tensor = drift_and_tensors(process, points)
     diffusion = np.diagonal(tensor, axis1=1, axis2=2)
     if grid.ndim == 1:
         _check_not_degenerate(diffusion, points)
-    elif not np.all(diffusion > 0) or np.any(_off_diagonal(tensor, diffusion)):
+    elif not np.all(diffusion > 0) or np.any(off_diagonal(tensor, diffusion)):
         return None
-    ends = np.cumsum([len(c) for c in clouds])
+    return integrals_at(grid, drift, diffusion, resolved, getattr(process, "surface_power", 0))
+
+
+def half_edge_points(grid: Grid) -> Float[np.ndarray, "n d"]:
+    """The centres of the cells, and the nodes of the integrals over half edges, one axis after another."""
+    return np.concatenate([grid.points.reshape(-1, grid.ndim)] + [_line_points(grid, k) for k in range(grid.ndim)])
+
+
+def integrals_at(
+    grid: Grid, drift: Float[Numbers, "n d"], diffusion: Float[Numbers, "n d"], resolved: float, power: float = 0
+) -> tuple[tuple[Float[Numbers, "..."], ...], Float[Numbers, "..."], tuple[Float[Numbers, "..."], ...]]:
+    """`half_edge_integrals` from b and the diagonal of D at the `half_edge_points`."""
+    xp = namespace(drift, diffusion)
+    weights = [_half_edge_nodes(grid, k)[1] for k in range(grid.ndim)]
+    ends = grid.size * np.cumsum([1] + [2 * _nodes] * grid.ndim)
     centre = diffusion[: ends[0]].T.reshape(grid.ndim, *grid.shape)
     integrals, log_means = [], []
     for k in range(grid.ndim):
@@ -147,9 +165,9 @@ def half_edge_integrals(
         across = diffusion[ends[k] : ends[k + 1], k].reshape(shape)
         omega = drift[ends[k] : ends[k + 1], k].reshape(shape) / across
         weight = weights[k].reshape(*weights[k].shape, *[1] * (grid.ndim - k - 1))
-        slope, known, halves = _known_part(process, grid, k)
+        slope, known, halves = _known_part(power, grid, k)
         omega = omega - slope
-        integrals.append(halves + np.moveaxis((omega * weight).sum(k + 2), k + 1, 0))
+        integrals.append(halves + xp.moveaxis((omega * weight).sum(k + 2), k + 1, 0))
         log_means.append(log_axis_means(omega, across, centre[k], weights[k].sum(axis=-1), k, resolved, known))
     return tuple(integrals), centre, tuple(log_means)
 
@@ -159,7 +177,7 @@ def half_edge_integrals(
 _most_known = 30.0
 
 
-def edge_limit(process: AbstractDiffusion, grid: Grid, resolved: float) -> Float[np.ndarray, "..."]:
+def edge_limit(process: AbstractDiffusion | None, grid: Grid, resolved: float) -> Float[np.ndarray, "..."]:
     """Up to which change of Φ an edge counts as resolved: `resolved`, beyond the part that is known in closed form."""
     power = getattr(process, "surface_power", 0)
     if not power:
@@ -167,9 +185,8 @@ def edge_limit(process: AbstractDiffusion, grid: Grid, resolved: float) -> Float
     return resolved + np.append(np.minimum(power * np.diff(np.log(grid.centres[0])), _most_known), 0.0)
 
 
-def _known_part(process: AbstractDiffusion, grid: Grid, k: int) -> tuple[Any, Any, Any]:
+def _known_part(power: float, grid: Grid, k: int) -> tuple[Any, Any, Any]:
     # power / x at the nodes of the halves, its integrals from the centre to there, and over the halves.
-    power = getattr(process, "surface_power", 0)
     if not power:
         return 0.0, 0.0, 0.0
     x, c, e = _half_edge_nodes(grid, k)[0], grid.centres[k], grid.edges[k]
@@ -222,7 +239,7 @@ def _check_not_degenerate(diagonal: Float[np.ndarray, "n d"], points: Float[np.n
 def _check_diagonal(
     tensor: Float[np.ndarray, "n d d"], diagonal: Float[np.ndarray, "n d"], points: Float[np.ndarray, "n d"]
 ) -> None:
-    off = _off_diagonal(tensor, diagonal)
+    off = off_diagonal(tensor, diagonal)
     if np.any(off):
         n, i, j = np.argwhere(off)[0]
         raise NotImplementedError(
@@ -233,12 +250,11 @@ def _check_diagonal(
         )
 
 
-def _off_diagonal(tensor: Float[np.ndarray, "n d d"], diagonal: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, "n d d"]:
-    # Which entries couple two coordinates.
-    scale = np.sqrt(diagonal[:, :, None] * diagonal[:, None, :])
-    off = np.abs(tensor) > _diagonal_tolerance * scale
-    off[:, range(diagonal.shape[1]), range(diagonal.shape[1])] = False
-    return off
+def off_diagonal(tensor: Float[Numbers, "n d d"], diagonal: Float[Numbers, "n d"]) -> Bool[Numbers, "n d d"]:
+    """Which entries of D couple two coordinates."""
+    xp = namespace(tensor)
+    scale = xp.sqrt(diagonal[:, :, None] * diagonal[:, None, :])
+    return (xp.abs(tensor) > _diagonal_tolerance * scale) & ~np.eye(diagonal.shape[1], dtype=bool)
 
 
 def show(x: Float[np.ndarray, " d"]) -> str:

@@ -4,17 +4,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float, Int
-from scipy.interpolate import RegularGridInterpolator
 
-from ..grid import Grid, evaluate
+from .._tracing import Numbers, is_traced, namespace
+from ..grid import Grid, evaluate, interpolated
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
 from .killed import killed
 from .killed_solver import Solver
 from .line import Line, at_cells, lines, romberg, solve_chain
+from .process_values import holds_tracers
 from .regions import Cuts, cuts, members, wrapped
+from .traced_exit import traced_continuation, traced_exit_time
 
 
 class ExitTime(eqx.Module):
@@ -25,33 +28,37 @@ class ExitTime(eqx.Module):
     """
 
     grid: Grid
-    values: Float[np.ndarray, "*shape"]
-    variance: Float[np.ndarray, "*shape"]
-    error: Float[np.ndarray, "*shape"]
+    values: Float[Numbers, "*shape"]
+    variance: Float[Numbers, "*shape"]
+    error: Float[Numbers, "*shape"]
     inside: Callable = eqx.field(static=True)
     boundary: tuple[Boundary, ...] = eqx.field(static=True)
-    _beyond: Float[np.ndarray, "*shape"]
+    _beyond: Float[Numbers, "*shape"]
 
-    def at(self, x) -> Float[np.ndarray, "..."]:
+    def at(self, x) -> Float[Numbers, "..."]:
         """The mean exit time from the point x (d,) or points (n, d), or n > 1 numbers on one axis.
 
         Interpolated linearly between cell centres, and continued to zero at the boundary of the set: second order in
         the width of the cells, whatever the order of `values`. 0 outside the set.
         """
-        x = np.asarray(x, dtype=np.float64)
+        x = jnp.asarray(x) if is_traced(x) else np.asarray(x, dtype=np.float64)
         if self.grid.ndim == 1 and (x.ndim == 0 or (x.ndim == 1 and x.size != 1)):
             x = x[..., None]
         if x.ndim not in (1, 2) or x.shape[-1] != self.grid.ndim:
             raise ValueError(f"`x` must have shape ({self.grid.ndim},) or (n, {self.grid.ndim}), got {x.shape}.")
-        points = wrapped(self.grid, self.boundary, np.atleast_2d(x))
-        if not all(np.all((e[0] <= p) & (p <= e[-1])) for e, p in zip(self.grid.edges, points.T, strict=True)):
+        points = wrapped(self.grid, self.boundary, x.reshape(-1, self.grid.ndim))
+        if not is_traced(x) and not all(
+            np.all((e[0] <= p) & (p <= e[-1])) for e, p in zip(self.grid.edges, points.T, strict=True)
+        ):
             raise ValueError(f"`x` must lie in the grid, {self.grid}.")
         centres, values = _padded(self.grid, self.boundary, self._beyond)
-        found = RegularGridInterpolator(centres, values)(points)
-        found = np.where(evaluate(self.inside, points), np.maximum(found, 0.0), 0.0)
-        return found if x.ndim == 2 else np.asarray(found[0])
+        found = interpolated(centres, values, points)
+        xp, there = namespace(found), evaluate(self.inside, points)
+        return namespace(found, there).where(there, xp.maximum(found, 0.0), 0.0).reshape(x.shape[:-1])
 
     def __str__(self) -> str:
+        if is_traced(self.values):
+            return f"ExitTime on {self.grid}, with values that JAX traces"
         worst = int(np.argmax(self.values))
         return (
             f"ExitTime on {self.grid}: at most {self.values.flat[worst]:.6g} ± {self.error.flat[worst]:.2g} in "
@@ -70,14 +77,22 @@ def exit_time(process: Any, grid: Grid, inside: Callable, boundary: str | Sequen
     of the cells, and have full relative accuracy up to 1e300, however rare exits are; the variance is extrapolated to
     sixth order. In two and three dimensions both are second order, and `error` compares with cells twice as wide.
 
+    If JAX traces the process (`jax.grad`, `jit`, `vmap`), all values have derivatives with respect to the numbers it
+    holds, and `error` is known on a line only. The set must not depend on them.
+
+        jax.grad(lambda a: fokker_planck.exit_time(model(a), grid, inside=inside).at(x0))(2.0)
+
     Raises `ValueError` if there are no cells in the set, or none outside it and no way out, and `ArithmeticError` if
     exits are too rare for float64, which in more than one dimension happens at about 1e12 jumps.
     """
-    kinds = checked_boundary(process, grid, boundary, most_axes=3)
+    kinds = checked_boundary(process, grid, boundary, most_axes=3, tracers=True)
     there = members("inside", inside, grid)
     labels = (~there).astype(int)
     check_left(grid, kinds, labels)
     cut = cuts(grid, kinds, labels, [lambda x: ~inside(x)])
+    if holds_tracers(process, grid.ndim):
+        values, variance, error = traced_exit_time(process, grid, kinds, labels, cut)
+        return ExitTime(grid, values, variance, error, inside, kinds, traced_continuation(values, cut))
     if grid.ndim == 1:
         values, variance, error = _on_line(process, grid, kinds, labels, cut[0])
     else:
@@ -207,19 +222,19 @@ def _continued(values: Float[np.ndarray, "..."], cut: list[Cuts]) -> Float[np.nd
     return np.where(count > 0, total / np.maximum(count, 1), values.ravel()).reshape(values.shape)
 
 
-def _padded(grid: Grid, boundary: tuple[Boundary, ...], values: Float[np.ndarray, "..."]):
+def _padded(grid: Grid, boundary: tuple[Boundary, ...], values: Float[Numbers, "..."]):
     # One more layer at each end: the same value at a wall, none at an absorbing face, the other end around a ring.
     centres = []
     for k, kind in enumerate(boundary):
         e, c = grid.edges[k], grid.centres[k]
-        v = np.moveaxis(values, k, 0)
+        xp, v = namespace(values), namespace(values).moveaxis(values, k, 0)
         if kind == "periodic":
             c = np.concatenate([[c[-1] - e[-1] + e[0]], c, [c[0] - e[0] + e[-1]]])
-            v = np.concatenate([v[-1:], v, v[:1]])
+            v = xp.concatenate([v[-1:], v, v[:1]])
         else:
             c = np.concatenate([e[:1], c, e[-1:]])
             sign = 0.0 if kind == "absorbing" else 1.0
-            v = np.concatenate([sign * v[:1], v, sign * v[-1:]])
+            v = xp.concatenate([sign * v[:1], v, sign * v[-1:]])
         centres.append(c)
-        values = np.moveaxis(v, 0, k)
+        values = xp.moveaxis(v, 0, k)
     return centres, values

@@ -6,8 +6,9 @@ leaves V (ρ + h² Δρ / 24): up to fourth order the mass in the cell. Where th
 place to place, the second-order error is not smooth, and what is left is smaller, but of second order.
 """
 
-import numpy as np
 from jaxtyping import Float
+
+from .._tracing import Numbers, namespace
 
 # Corrections of log m beyond this are in tails that neither grid resolves: the expansion means nothing there.
 _largest = 0.5
@@ -17,36 +18,38 @@ _limit = 0.1
 
 
 def extrapolate(
-    fine: Float[np.ndarray, "..."], coarse: Float[np.ndarray, "..."], periodic: tuple[bool, ...]
-) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    fine: Float[Numbers, "..."], coarse: Float[Numbers, "..."], periodic: tuple[bool, ...]
+) -> tuple[Float[Numbers, "..."], Float[Numbers, "..."]]:
     """The extrapolated masses on the fine grid, and an estimate of the error of the masses `fine`.
 
     If the laws are too far from each other the masses are `fine` itself, and the estimate is their whole difference.
     """
-    joined = fine
-    for k in range(fine.ndim):
-        joined = np.add.reduceat(joined, np.arange(0, fine.shape[k], 2), axis=k)
+    xp, joined = namespace(fine), fine
+    for k, n in enumerate(fine.shape):
+        joined = joined.reshape(*joined.shape[:k], n // 2, 2, *joined.shape[k + 1 :]).sum(k + 1)
     both = (joined > 0) & (coarse > 0)
-    ratio = np.log(np.where(both, joined, 1.0)) - np.log(np.where(both, coarse, 1.0))
-    correction = _between(np.clip(ratio / 3, -_largest, _largest), periodic)
-    mass = fine * np.exp(correction)
-    mass /= mass.sum()
-    change = np.abs(mass - fine)
-    return (mass, change) if change.sum() <= _limit else (fine, 3 * change)
+    ratio = xp.log(xp.where(both, joined, 1.0)) - xp.log(xp.where(both, coarse, 1.0))
+    correction = _between(xp.clip(ratio / 3, -_largest, _largest), periodic)
+    mass = fine * xp.exp(correction)
+    mass = mass / mass.sum()
+    change = xp.abs(mass - fine)
+    near = change.sum() <= _limit
+    return xp.where(near, mass, fine), xp.where(near, change, 3 * change)
 
 
-def _between(values: Float[np.ndarray, "..."], periodic: tuple[bool, ...]) -> Float[np.ndarray, "..."]:
+def _between(values: Float[Numbers, "..."], periodic: tuple[bool, ...]) -> Float[Numbers, "..."]:
     """Values at the centres of coarse cells, interpolated linearly in the number of the cell to those of fine ones.
 
     They are of second order themselves, and so is the error of the interpolation: of fourth order together.
     """
+    xp = namespace(values)
     for k, wraps in enumerate(periodic):
         pads = [(int(m == k),) * 2 for m in range(values.ndim)]
         values = (
-            np.pad(values, pads, mode="wrap") if wraps else np.pad(values, pads, mode="reflect", reflect_type="odd")
+            xp.pad(values, pads, mode="wrap") if wraps else xp.pad(values, pads, mode="reflect", reflect_type="odd")
         )
-        along = np.moveaxis(values, k, -1)
+        along = xp.moveaxis(values, k, -1)
         low, here, high = along[..., :-2], along[..., 1:-1], along[..., 2:]
-        both = np.stack([0.75 * here + 0.25 * low, 0.75 * here + 0.25 * high], axis=-1)
-        values = np.moveaxis(both.reshape(*here.shape[:-1], -1), -1, k)
+        both = xp.stack([0.75 * here + 0.25 * low, 0.75 * here + 0.25 * high], axis=-1)
+        values = xp.moveaxis(both.reshape(*here.shape[:-1], -1), -1, k)
     return values

@@ -1,5 +1,8 @@
 """Solves -L u = f on the free cells, and tells what rounding does to u: by elimination, or by multigrid if large."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
@@ -7,10 +10,10 @@ from jaxtyping import Float
 
 from .assembly import Generator
 from .davidson import slowest
+from .elimination import m_matrix_lu
 from .gmres import gmres
 from .killed import Killed
 from .multigrid import Multigrid
-from .stationary import m_matrix_lu
 
 # Rounding of a diagonal, which holds the sum of six rates, as a fraction of it.
 _rounding = 4 * np.finfo(np.float64).eps
@@ -78,6 +81,13 @@ class Solver:
             better = self.solve(vector, vector / rate if rate > 0 else None)
             rate, vector = vector.sum() / better.sum(), better / better.sum()
         return vector
+
+
+def check_resolved(solve: Callable, matrix: Any) -> None:
+    """`ArithmeticError` if rounding may change solutions of -L u = f by more than a fraction of 1e-3."""
+    jumps = solve(_rounding * matrix.diagonal())
+    if not np.all((jumps > 0) & (jumps <= _largest_noise)):
+        raise ArithmeticError(unresolved)
 
 
 class _Elimination:

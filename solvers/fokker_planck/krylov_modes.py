@@ -14,8 +14,8 @@ import scipy.sparse.linalg
 from jaxtyping import Bool, Float, Inexact
 
 from .assembly import Generator
+from .elimination import m_matrix_lu
 from .multigrid_modes import multigrid_rates_and_modes
-from .stationary import m_matrix_lu
 
 # Below this fraction of its largest entry an eigenvector loses digits to rounding.
 _tail = 1e-6

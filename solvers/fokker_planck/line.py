@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from .._tracing import Numbers, namespace
 from ..grid import Grid
 from ..process import AbstractDiffusion
 from .assembly import Boundary
@@ -45,9 +46,10 @@ class Line:
         return _summed(self.pieces.omega, origin)
 
     @property
-    def log_mass(self) -> Float[np.ndarray, " n"]:
+    def log_mass(self) -> Float[Numbers, " n"]:
         """The logarithm of the nodes' masses, relative to e^Φ there."""
-        return np.logaddexp(np.append(-np.inf, self.pieces.log_mass_back), np.append(self.pieces.log_mass, -np.inf))
+        xp, forth, back = namespace(self.pieces.log_mass), self.pieces.log_mass, self.pieces.log_mass_back
+        return xp.concatenate([forth[:1], xp.logaddexp(back[:-1], forth[1:]), back[-1:]])
 
     def components(self) -> list[slice]:
         """The runs of free nodes."""
@@ -59,12 +61,13 @@ class Line:
         after = self.label[run.stop] if run.stop < len(self.label) else 0
         return int(self.label[run.start - 1]) if run.start else 0, int(after)
 
-    def rates(self, run: slice) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    def rates(self, run: slice) -> tuple[Float[Numbers, " m"], Float[Numbers, " m"]]:
         """`up` and `down` of the nodes of a run."""
-        log_mass = self.log_mass[run]
-        up = np.append(-self.pieces.log_resistance, -np.inf)[run] - log_mass
-        down = np.append(-np.inf, -self.pieces.log_resistance_back)[run] - log_mass
-        return np.exp(up), np.exp(down)
+        xp, log_mass = namespace(self.pieces.log_mass), self.log_mass[run]
+        none = np.full(1, -np.inf)
+        up = xp.concatenate([-self.pieces.log_resistance, none])[run] - log_mass
+        down = xp.concatenate([none, -self.pieces.log_resistance_back])[run] - log_mass
+        return xp.exp(up), xp.exp(down)
 
 
 def _summed(omega: Float[np.ndarray, " pieces"], origin: int) -> Float[np.ndarray, " n"]:
@@ -84,8 +87,8 @@ def lines(
 
     A ring is opened at a cell that is not free, which is then both first and last.
     """
-    x, label, cell = _nodes(grid, boundary, labels, cut)
-    nodes = [_divided(x, label, cell, parts) for parts in divisions]
+    place = line_nodes(grid, boundary, labels, cut)
+    nodes = [divided(*place, parts) for parts in divisions]
     start, step = (np.concatenate([f(x) for x, _, _ in nodes])[:, None] for f in (lambda x: x[:-1], np.diff))
     integrals = vars(integrate(process, grid, boundary, start, step))
     ends = np.cumsum([len(x) - 1 for x, _, _ in nodes])[:-1]
@@ -93,8 +96,8 @@ def lines(
     return [Line(*node, Pieces(*part)) for node, part in zip(nodes, parts, strict=True)]
 
 
-def _nodes(grid: Grid, boundary: tuple[Boundary, ...], labels: Int[np.ndarray, " n"], cut: Cuts):
-    # Places, labels and cells, -1 for none.
+def line_nodes(grid: Grid, boundary: tuple[Boundary, ...], labels: Int[np.ndarray, " n"], cut: Cuts):
+    """The places, labels and cells, -1 for none, of the nodes of `lines`."""
     kind = boundary[0]
     order = np.arange(len(labels))
     x = grid.centres[0]
@@ -119,7 +122,8 @@ def _nodes(grid: Grid, boundary: tuple[Boundary, ...], labels: Int[np.ndarray, "
     return x, label, cell
 
 
-def _divided(x, label, cell, parts):
+def divided(x, label, cell, parts):
+    """The nodes with each piece between two divided into so many parts."""
     share = np.arange(parts) / parts
     inner = np.append((x[:-1, None] + np.diff(x)[:, None] * share).ravel(), x[-1])
     between = np.minimum(label[:-1], label[1:])[:, None].repeat(parts, axis=1)
@@ -158,12 +162,12 @@ def solve_chain(
     return result
 
 
-def romberg(values: Float[np.ndarray, "3 *n"]) -> tuple[Float[np.ndarray, "*n"], Float[np.ndarray, "*n"]]:
+def romberg(values: Float[Numbers, "3 *n"]) -> tuple[Float[Numbers, "*n"], Float[Numbers, "*n"]]:
     """The limit of values of even order on chains of one, two and four parts a piece, and an estimate of its error."""
     one, two, four = values
     first, second = two + (two - one) / 3, four + (four - two) / 3
     limit = second + (second - first) / 15
-    return limit, np.abs(limit - second)
+    return limit, abs(limit - second)
 
 
 def at_cells(chain: Line, run: slice, u: Float[np.ndarray, " m"], into: Float[np.ndarray, " n"]) -> None:

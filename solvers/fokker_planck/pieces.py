@@ -14,8 +14,8 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import logsumexp
 
+from .._tracing import Numbers, logsumexp, namespace
 from ..grid import Grid
 from ..process import AbstractDiffusion
 from .assembly import Boundary
@@ -37,11 +37,11 @@ _steep = 4.0
 class Pieces:
     """For each piece Φ(1), and log R and log M as seen from either end: from the far one Φ is 0 there, too."""
 
-    omega: Float[np.ndarray, " n"]
-    log_resistance: Float[np.ndarray, " n"]
-    log_mass: Float[np.ndarray, " n"]
-    log_resistance_back: Float[np.ndarray, " n"]
-    log_mass_back: Float[np.ndarray, " n"]
+    omega: Float[Numbers, " n"]
+    log_resistance: Float[Numbers, " n"]
+    log_mass: Float[Numbers, " n"]
+    log_resistance_back: Float[Numbers, " n"]
+    log_mass_back: Float[Numbers, " n"]
 
 
 def integrate(
@@ -52,12 +52,23 @@ def integrate(
     step: Float[np.ndarray, "n d"],
 ) -> Pieces:
     """The integrals over the pieces from `start` to `start + step`, for diagonal D."""
-    points = start[:, None] + _s[:, None] * step[:, None]
-    drift, diffusion = coefficients(process, wrapped(grid, boundary, points.reshape(-1, grid.ndim)))
-    drift, diffusion = drift.reshape(points.shape), diffusion.reshape(points.shape)
-    slope = np.sum(step[:, None] * drift / diffusion, axis=-1)
+    drift, diffusion = coefficients(process, wrapped(grid, boundary, piece_points(start, step)))
+    return pieces_at(step, drift, diffusion)
+
+
+def piece_points(start: Float[np.ndarray, "n d"], step: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m d"]:
+    """The nodes at which `pieces_at` needs drift and diffusion, piece by piece."""
+    return (start[:, None] + _s[:, None] * step[:, None]).reshape(-1, start.shape[1])
+
+
+def pieces_at(step: Float[np.ndarray, "n d"], drift: Float[Numbers, "m d"], diffusion: Float[Numbers, "m d"]) -> Pieces:
+    """`integrate` from b and the diagonal of D at the `piece_points`."""
+    shape = (len(step), len(_s), step.shape[1])
+    drift, diffusion = drift.reshape(shape), diffusion.reshape(shape)
+    xp = namespace(drift, diffusion)
+    slope = xp.sum(step[:, None] * drift / diffusion, axis=-1)
     log_length = np.log(np.linalg.norm(step, axis=1))
-    log_inverse = np.log(np.sum(step[:, None] ** 2 / diffusion, axis=-1)) - 2 * log_length[:, None]
+    log_inverse = xp.log(xp.sum(step[:, None] ** 2 / diffusion, axis=-1)) - 2 * log_length[:, None]
     forth = _resistance_and_mass(slope, log_inverse)
     # Nodes are symmetric. Taking Φ(1) off instead would leave nothing of the far end of a steep piece.
     back = _resistance_and_mass(-slope[:, ::-1], log_inverse[:, ::-1])
@@ -65,33 +76,35 @@ def integrate(
 
 
 def _resistance_and_mass(
-    slope: Float[np.ndarray, "n q"], log_inverse: Float[np.ndarray, "n q"]
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    slope: Float[Numbers, "n q"], log_inverse: Float[Numbers, "n q"]
+) -> tuple[Float[Numbers, " n"], Float[Numbers, " n"]]:
     """log R and log M without |Δ|, from dΦ/ds and log(1 / D) at the nodes."""
+    xp = namespace(slope, log_inverse)
     # Polynomials in s through the nodes.
-    phi = np.pad(slope @ _to_powers / np.arange(1, len(_s) + 1), [(0, 0), (1, 0)])
+    phi = xp.pad(slope @ _to_powers / np.arange(1.0, len(_s) + 1), [(0, 0), (1, 0)])
     log_inverse = log_inverse @ _to_powers
     zero, one = np.zeros(len(phi)), np.ones(len(phi))
     omega = slope @ _weight
-    s, log_w = _rule(np.maximum(-omega, 0.0), zero, one)
-    before, after = _log_integral(phi, np.zeros_like(s), s), _log_integral(phi, s, np.ones_like(s))
-    share = after - np.logaddexp(before, after)
+    s, log_w = _rule(xp.maximum(-omega, 0.0), zero, one)
+    before, after = _log_integral(phi, xp.zeros_like(s), s), _log_integral(phi, s, xp.ones_like(s))
+    share = after - xp.logaddexp(before, after)
     mass = logsumexp(log_w + _at(phi, s) + _at(log_inverse, s) + share, axis=-1)
     return _log_integral(phi, zero[:, None], one[:, None])[:, 0], mass + _layer(omega)
 
 
-def _layer(omega: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def _layer(omega: Float[Numbers, " n"]) -> Float[Numbers, " n"]:
     # Where Φ rises steeply, (1 - ψ) e^Φ is 1 - e^(-Ω(1-s)) times a smooth function. The rule does not see the layer at
     # s = 1: the logarithm of the ratio that makes it right for a linear Φ.
-    rise = np.where(omega > _steep, omega, 1.0)
-    exact = 1 + np.expm1(-rise) / rise
-    seen = -np.expm1(-rise[:, None] * (1 - _s)) @ _weight
-    return np.where(omega > _steep, np.log(exact / seen), 0.0)
+    xp = namespace(omega)
+    rise = xp.where(omega > _steep, omega, 1.0)
+    exact = 1 + xp.expm1(-rise) / rise
+    seen = -xp.expm1(-rise[:, None] * (1 - _s)) @ _weight
+    return xp.where(omega > _steep, xp.log(exact / seen), 0.0)
 
 
 def _log_integral(
-    phi: Float[np.ndarray, "n powers"], low: Float[np.ndarray, "n k"], high: Float[np.ndarray, "n k"]
-) -> Float[np.ndarray, "n k"]:
+    phi: Float[Numbers, "n powers"], low: Float[Numbers, "n k"], high: Float[Numbers, "n k"]
+) -> Float[Numbers, "n k"]:
     """The logarithm of ∫ e^(-Φ) ds from `low` to `high`."""
     s, log_w = _rule(_at(phi, high) - _at(phi, low), low, high)
     values = _at(phi, s.reshape(len(phi), -1)).reshape(s.shape)
@@ -99,25 +112,27 @@ def _log_integral(
 
 
 def _rule(
-    omega: Float[np.ndarray, "*n"], low: Float[np.ndarray, "*n"], high: Float[np.ndarray, "*n"]
-) -> tuple[Float[np.ndarray, "*n q"], Float[np.ndarray, "*n q"]]:
+    omega: Float[Numbers, "*n"], low: Float[Numbers, "*n"], high: Float[Numbers, "*n"]
+) -> tuple[Float[Numbers, "*n q"], Float[Numbers, "*n q"]]:
     """Nodes and log weights from `low` to `high`; exact for e^(-Ωσ), 0 ≤ σ ≤ 1 being the part of the way, if steep.
 
     Then the variable t with dt ∝ e^(-|Ω|σ) dσ, σ from the end where the integrand is large, has Gauss-Legendre nodes.
     """
-    steep = np.abs(omega)[..., None] > _steep
-    a = np.where(steep, np.abs(omega)[..., None], 1.0)
-    sigma = np.where(steep, -np.log1p(_s * np.expm1(-a)) / a, _s)
-    log_slope = np.where(steep, np.log(-np.expm1(-a) / a) + a * sigma, 0.0)
+    xp = namespace(omega, low, high)
+    size = xp.abs(omega)[..., None]
+    steep = size > _steep
+    a = xp.where(steep, size, 1.0)
+    sigma = xp.where(steep, -xp.log1p(_s * xp.expm1(-a)) / a, _s)
+    log_slope = xp.where(steep, xp.log(-xp.expm1(-a) / a) + a * sigma, 0.0)
     length = (high - low)[..., None]
-    s = np.where(omega[..., None] >= 0, low[..., None] + length * sigma, high[..., None] - length * sigma)
+    s = xp.where(omega[..., None] >= 0, low[..., None] + length * sigma, high[..., None] - length * sigma)
     # Nodes may coincide with an end: then there is nothing between.
-    with np.errstate(divide="ignore"):
-        return s, np.log(_weight * length) + log_slope
+    there = length > 0
+    return s, xp.where(there, xp.log(_weight * xp.where(there, length, 1.0)), -np.inf) + log_slope
 
 
-def _at(polynomial: Float[np.ndarray, "n powers"], s: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    value = np.zeros_like(s)
+def _at(polynomial: Float[Numbers, "n powers"], s: Float[Numbers, "n k"]) -> Float[Numbers, "n k"]:
+    value = namespace(polynomial, s).zeros_like(s)
     for coefficient in polynomial.T[::-1]:
         value = value * s + coefficient[:, None]
     return value

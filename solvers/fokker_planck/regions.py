@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .._tracing import traceable
+from .._tracing import Numbers, is_traced, namespace, traceable
 from ..grid import Grid, evaluate
 from .assembly import Boundary
 
@@ -54,7 +54,13 @@ def members(name: str, fn: Any, grid: Grid) -> Bool[np.ndarray, "..."]:
     if not callable(fn):
         raise TypeError(f"`{name}` must be a function of one point (d,), as in `lambda x: x @ x < 1`, got {fn!r}.")
     with traceable(f"`{name}(x)`"):
-        value = jax.eval_shape(fn, jax.ShapeDtypeStruct((grid.ndim,), jnp.float64))
+        point = jax.ShapeDtypeStruct((grid.ndim,), jnp.float64)
+        value = jax.eval_shape(fn, point)
+        if is_traced(jax.make_jaxpr(fn)(point).consts):
+            raise NotImplementedError(
+                f"`{name}` depends on a number that JAX traces (`jax.grad`, `jit` or `vmap`), but sets must be known: "
+                "there are derivatives with respect to drift and noise only. Take differences for those of a set."
+            )
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if dtype != jnp.bool_:
         raise TypeError(
@@ -66,7 +72,9 @@ def members(name: str, fn: Any, grid: Grid) -> Bool[np.ndarray, "..."]:
             f"`{name}(x)` must return one boolean for a point of shape ({grid.ndim},), got shape {shape}. Use `jnp.all`"
             " or `jnp.any` to make one of several."
         )
-    return evaluate(fn, grid.points.reshape(-1, grid.ndim)).reshape(grid.shape)
+    # Also inside `jit` for something else.
+    with jax.ensure_compile_time_eval():
+        return evaluate(fn, grid.points.reshape(-1, grid.ndim)).reshape(grid.shape)
 
 
 def neighbours(grid: Grid, kind: Boundary, k: int) -> Neighbours:
@@ -120,13 +128,14 @@ def steps(cut: Cuts, grid: Grid, k: int) -> Float[np.ndarray, "cuts d"]:
     return step
 
 
-def wrapped(grid: Grid, boundary: tuple[Boundary, ...], points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+def wrapped(grid: Grid, boundary: tuple[Boundary, ...], points: Float[Numbers, "n d"]) -> Float[Numbers, "n d"]:
     """Points with those beyond the ends of periodic axes back in the box."""
     turns = np.array([kind == "periodic" for kind in boundary])
     if not np.any(turns):
         return points
     low, high = (np.array([e[end] for e in grid.edges]) for end in (0, -1))
-    return np.where(turns, low + np.mod(points - low, high - low), points)
+    xp = namespace(points)
+    return xp.where(turns, low + xp.mod(points - low, high - low), points)
 
 
 def _crossings(
@@ -139,8 +148,9 @@ def _crossings(
     # The fraction of the step after which the set begins.
     low, high = np.zeros(len(x)), np.ones(len(x))
     there = jax.jit(jax.vmap(fn))
-    for _ in range(_halvings if len(x) else 0):
-        middle = 0.5 * (low + high)
-        holds = np.asarray(there(wrapped(grid, boundary, x + middle[:, None] * step)))
-        low, high = np.where(holds, low, middle), np.where(holds, middle, high)
+    with jax.ensure_compile_time_eval():
+        for _ in range(_halvings if len(x) else 0):
+            middle = 0.5 * (low + high)
+            holds = np.asarray(there(wrapped(grid, boundary, x + middle[:, None] * step)))
+            low, high = np.where(holds, low, middle), np.where(holds, middle, high)
     return high

@@ -9,12 +9,15 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Inexact
 
+from .._tracing import Numbers, is_traced, namespace
 from ..density import Density
 from .assembly import Generator, check_generator, coarsen
 from .krylov_modes import krylov_rates_and_modes
 from .line_modes import line_modes, line_rates
 from .stationary import closed_law, truncated_mass
 from .tails import box_threshold, warn_above
+from .traced_generator import TracedGenerator
+from .traced_spectrum import slowest_rates
 
 # Rates of two grids are extrapolated if they differ by less than this fraction: then both are near convergence.
 _extrapolation_limit = 0.1
@@ -38,20 +41,31 @@ class Spectrum(eqx.Module):
     faces closed), and positive in the last cell, in C order, at which |φ| sqrt(π) is above half its maximum.
     """
 
-    rates: Inexact[np.ndarray, " k"]
-    matrix_rates: Inexact[np.ndarray, " k"]
-    error: Float[np.ndarray, " k"]
-    modes: Inexact[np.ndarray, "k ..."]
-    weights: Float[np.ndarray, "..."]
+    rates: Inexact[Numbers, " k"]
+    matrix_rates: Inexact[Numbers, " k"]
+    error: Float[Numbers, " k"]
+    _modes: Inexact[np.ndarray, "k ..."] | None
+    weights: Float[Numbers, "..."]
     conserving: bool = eqx.field(static=True)
 
     @property
-    def gap(self) -> float:
-        """The real part of the slowest rate that is not zero."""
+    def modes(self) -> Inexact[np.ndarray, "k ..."]:
+        """φ_n at the cell centres, one after another. `NotImplementedError` while JAX traces the process."""
+        if self._modes is None:
+            raise NotImplementedError(
+                "`modes` have no derivatives, and are not known while JAX traces the process (`jax.grad`, `jit` or "
+                "`vmap`). Give `assemble` a process of numbers to see them; `rates` and `gap` have derivatives."
+            )
+        return self._modes
+
+    @property
+    def gap(self) -> Any:
+        """The real part of the slowest rate that is not zero: a float, or a traced number."""
         first = int(self.conserving)
         if len(self.rates) <= first:
             raise ValueError("Only the rate 0 was computed. Call `spectrum` with k of at least 2.")
-        return float(self.rates[first].real)
+        gap = self.rates[first].real
+        return gap if is_traced(gap) else float(gap)
 
     def __str__(self) -> str:
         shown = ", ".join(f"{r:.8g} ± {e:.1g}" for r, e in zip(self.rates, self.error, strict=True))
@@ -68,15 +82,24 @@ def spectrum(generator: Any, k: int = 5) -> Spectrum:
     detailed balance that oscillates; they are sorted by their real part among those of smallest modulus, so that a
     slow mode that turns fast may be missed: ask for more.
 
+    If JAX traces the process (`jax.grad`, `jit`, `vmap`), `rates` and `gap` have first derivatives with respect to the
+    numbers it holds; rates are then complex but on a line with two ends, and there are no `modes` and no warning. The
+    derivative of a rate is defined where it is simple. For equal rates it is right if they change alike, as the rates
+    of equal and independent coordinates; where they cross, `gap` has none.
+
     A continuous spectrum (heavy tails) shows up as close rates that depend on the reach of the grid. In one dimension
     its threshold is found from the tails, and a `UserWarning` says which rates are at or above it.
 
     Raises `ValueError` if k is below 1 or above half the number of cells.
     """
-    check_generator(generator)
+    traced = isinstance(generator, TracedGenerator)
+    if not traced:
+        check_generator(generator)
     size = generator.grid.size
     if int(k) != k or not 1 <= k <= size // 2:
         raise ValueError(f"`k` must be a whole number from 1 to {size // 2}, half the number of cells, but got {k!r}.")
+    if traced:
+        return _traced(generator, int(k))
     weights = closed_law(generator)
     matrix_rates, modes, noise = _rates_and_modes(generator, int(k), weights)
     rates, error = _extrapolated(generator, matrix_rates)
@@ -107,18 +130,35 @@ def _is_line(generator: Generator) -> bool:
 def _extrapolated(
     generator: Generator, fine: Inexact[np.ndarray, " k"]
 ) -> tuple[Inexact[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    shape = generator.grid.shape
-    if any(n % 2 or n < 4 for n in shape) or len(fine) > np.prod(shape) // 2 ** (len(shape) + 1):
+    if not _has_wide(generator.grid.shape, len(fine)):
         return fine, np.full(len(fine), np.nan)
     wide = coarsen(generator)
     if _is_line(wide):
         coarse = line_rates(wide.up[0], wide.down[0], len(fine))
     else:
         coarse = krylov_rates_and_modes(wide, len(fine), closed_law(wide))[0]
-    change = fine - coarse
-    near = np.abs(change) <= _extrapolation_limit * np.abs(fine)
-    rates = np.where(near, fine + change / 3, fine)
-    return rates, np.where(near, np.abs(change) / 3, np.abs(change))
+    return _limit(fine, coarse)
+
+
+def _has_wide(shape: tuple[int, ...], k: int) -> bool:
+    return all(n % 2 == 0 and n >= 4 for n in shape) and k <= np.prod(shape) // 2 ** (len(shape) + 1)
+
+
+def _limit(
+    fine: Inexact[Numbers, " k"], coarse: Inexact[Numbers, " k"]
+) -> tuple[Inexact[Numbers, " k"], Float[Numbers, " k"]]:
+    xp, change = namespace(fine), fine - coarse
+    near = xp.abs(change) <= _extrapolation_limit * xp.abs(fine)
+    rates = xp.where(near, fine + change / 3, fine)
+    return rates, xp.where(near, xp.abs(change) / 3, xp.abs(change))
+
+
+def _traced(generator: TracedGenerator, k: int) -> Spectrum:
+    fine, weights = slowest_rates(generator, k)
+    rates, error = fine, np.full(k, np.nan)
+    if _has_wide(generator.grid.shape, k):
+        rates, error = _limit(fine, slowest_rates(generator.coarsen(), k)[0])
+    return Spectrum(rates, fine, error, None, weights, generator.layout.conserving)
 
 
 def _normalised(modes: Inexact[np.ndarray, "k ..."], weights: Float[np.ndarray, "..."]) -> Inexact[np.ndarray, "k ..."]:

@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
-import scipy.sparse.linalg
 from jaxtyping import Float
 
 from ..density import Density
 from .assembly import Generator, assemble, check_generator, coarsen
 from .balance import multilevel_log_law
+from .elimination import eliminated
 from .extrapolation import extrapolate as extrapolated
 from .jump_edges import LongJumpsError
+from .traced_generator import TracedGenerator
+from .traced_law import traced_stationary
 
 # A box counts as too small when this much mass would lie beyond one of its faces.
 _truncation_limit = 1e-3
@@ -21,19 +23,11 @@ _truncation_limit = 1e-3
 # The stationary law must balance the traffic of all cells to this fraction: rounding of the elimination.
 _residual_limit = 1e-9
 
-# The cell that is pinned must hold a mass within this factor of the largest: each factor 10 costs a digit. A cell from
-# which mass only leaves would leave none. If it does not, the heaviest is pinned instead, so many times at most.
-_pin_ratio = 1e3
-_most_pins = 3
-
 # Both grids need some cells along each axis for an estimate of the error.
 _fewest_cells = 8
 
 # From so many cells on multigrid takes the place of elimination, by the number of axes.
 _many = {1: 1 << 62, 2: 60_000, 3: 8_000}
-
-# The step that finds a heavy cell, in units of the fastest time scale: half of float64's digits remain.
-_long_step = 1e8
 
 
 def stationary(generator: Any, extrapolate: bool = False) -> Density:
@@ -54,9 +48,25 @@ def stationary(generator: Any, extrapolate: bool = False) -> Density:
     Warns (`UserWarning`) if more than 1e-3 of the mass would lie beyond a no-flux face, estimated by `truncated_mass`:
     the law is then that of a process between walls.
 
+    If JAX traces the process, the masses, and so expectations, have derivatives of any order, and `vmap` sweeps over
+    parameters; there is no warning and no `error`. In one dimension nothing but JAX is used:
+
+        def mean_square(sigma):
+            model = sg.SGD(loss, sg.noise.LossProportional(sigma), learning_rate=0.1)
+            return fokker_planck.stationary(fokker_planck.assemble(model, grid)).expect(lambda x: x @ x)
+
+        jax.grad(mean_square)(0.5)
+        jax.jit(jax.vmap(mean_square))(jnp.linspace(0.2, 1.0, 50))
+
+    In more dimensions A m = 0 is solved by elimination, one member of a sweep after another. Where a process has
+    detailed balance for one value of a number only, the masses jump there by the error of the scheme, and the derivative
+    is that of the side with detailed balance.
+
     Raises `ValueError` for absorbing boundaries, and `RuntimeError` if too many digits were lost or if there is
     more than one stationary law, because noise is degenerate.
     """
+    if isinstance(generator, TracedGenerator):
+        return traced_stationary(generator, extrapolate)
     check_generator(generator)
     if not generator.conserving:
         raise ValueError(
@@ -133,9 +143,9 @@ def _check_one_law(generator: Generator) -> None:
 def _eliminate(generator: Generator) -> Float[np.ndarray, " n"]:
     a = generator.matrix
     if generator.diagonals is None:
-        mass = np.exp(multilevel_log_law(generator, _eliminated, _many[generator.grid.ndim])).ravel()
+        mass = np.exp(multilevel_log_law(generator, eliminated, _many[generator.grid.ndim])).ravel()
     else:
-        mass = _eliminated(generator)
+        mass = eliminated(generator)
     mass /= mass.sum()
     residual = np.abs(a @ mass).sum() / np.abs(a.diagonal() * mass).sum()
     if not residual <= _residual_limit or np.any(mass < 0):
@@ -145,41 +155,6 @@ def _eliminate(generator: Generator) -> Float[np.ndarray, " n"]:
             "box."
         )
     return mass
-
-
-def _eliminated(generator: Generator) -> Float[np.ndarray, " n"]:
-    a = generator.matrix
-    mass = _pinned(a, _heavy_cell(a))
-    for _ in range(_most_pins - 1):
-        heaviest = int(np.argmax(np.abs(mass)))
-        if np.abs(mass[heaviest]) <= _pin_ratio:
-            break
-        mass = _pinned(a, heaviest)
-    return mass
-
-
-def _heavy_cell(a: scipy.sparse.csc_matrix) -> int:
-    # The heaviest cell after one long implicit step from equal masses. That system is strictly dominant, and safe.
-    n = len(a.diagonal())
-    step = _long_step / np.max(np.abs(a.diagonal()))
-    return int(np.argmax(m_matrix_lu(scipy.sparse.identity(n) - step * a).solve(np.full(n, 1 / n))))
-
-
-def _pinned(a: scipy.sparse.csc_matrix, pin: int) -> Float[np.ndarray, " n"]:
-    # A m = 0 with m[pin] = 1. Without the row and the column of one cell, -A is a nonsingular M-matrix: elimination
-    # on the diagonal is stable and its solution positive.
-    mass = np.ones(len(a.diagonal()))
-    rest = np.delete(np.arange(mass.size), pin)
-    inflow = a[:, [pin]].toarray().ravel()[rest]
-    mass[rest] = m_matrix_lu(-a[rest][:, rest]).solve(inflow)
-    return mass
-
-
-def m_matrix_lu(a) -> scipy.sparse.linalg.SuperLU:
-    """The factors of an M-matrix, eliminated on the diagonal in an order for symmetric patterns."""
-    return scipy.sparse.linalg.splu(
-        a.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-    )
 
 
 def _warn_if_truncated(generator: Generator, p: Density) -> None:

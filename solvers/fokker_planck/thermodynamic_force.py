@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 
 from ..process import AbstractDiffusion
 from .coefficients import central_divergences, check_finite
+from .process_values import at_points
 
 # Gauss-Legendre nodes on a piece, as for diagonal tensors on half an edge.
 _x, _w = np.polynomial.legendre.leggauss(4)
@@ -34,23 +35,16 @@ _rounding = 1e-11
 
 
 class Force:
-    """aˢ and vˢ of a process at any points; compiled once."""
+    """aˢ and vˢ of a process at any points."""
 
     def __init__(self, process: AbstractDiffusion):
-        def at(x):
-            t = jnp.zeros((), x.dtype)
-            tensor = lambda y: process.diffusion(t, y)  # noqa: E731
-            divergence = jnp.trace(jax.jacfwd(tensor)(x), axis1=1, axis2=2)
-            return process.drift(t, x), tensor(x), divergence
-
         self.process = process
-        self._at: Callable = jax.jit(jax.vmap(at))
 
     def __call__(
         self, points: Float[np.ndarray, "n d"], sizes: Float[np.ndarray, "n d"]
     ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
         """aˢ and vˢ at the points, in cells of the widths `sizes`."""
-        drift, tensor, divergence = (np.asarray(value) for value in self._at(jnp.asarray(points)))
+        drift, tensor, divergence = at_points(_parts, self.process, points)
         check_finite("drift", drift, points)
         check_finite("noise", tensor, points)
         rough = ~np.isfinite(divergence).all(axis=1)
@@ -81,6 +75,12 @@ class Force:
             carried = carried and not np.any(v)
             totals.append(np.sum((a / size).reshape(points.shape) * step[:, None], axis=2) @ _weights)
         return np.concatenate(totals), carried
+
+
+def _parts(process: AbstractDiffusion, x):
+    t = jnp.zeros((), x.dtype)
+    tensor = lambda y: process.diffusion(t, y)  # noqa: E731
+    return process.drift(t, x), tensor(x), jnp.trace(jax.jacfwd(tensor)(x), axis1=1, axis2=2)
 
 
 def _split(
