@@ -4,8 +4,10 @@
 dimensions; `stationary`, `evolve`, `spectrum`, `current` and `relaxation` use it. `radial` reduces a process that is
 symmetric under rotations, in any number of dimensions, to its radius.
 `exit_time`, `quasi_stationary` and `committor` say when a process leaves a set, how it behaves before that, and how it
-goes from one set to another: they take the process, with a diagonal D, the grid, and boolean functions of a point. All
-of this needs float64: `jax.config.update("jax_enable_x64", True)`.
+goes from one set to another: they take the process, with a diagonal D, the grid, and boolean functions of a point.
+Stationary laws, spectra and exit times have derivatives with respect to the numbers that a process with a diagonal D
+holds, by `jax.grad`, and work under `jit` and `vmap`. All of this needs float64:
+`jax.config.update("jax_enable_x64", True)`.
 """
 
 from .assembly import Boundary as Boundary, Generator as Generator, assemble as assemble, coarsen as coarsen

@@ -59,8 +59,8 @@ def stationary(generator: Any, extrapolate: bool = False) -> Density:
         jax.jit(jax.vmap(mean_square))(jnp.linspace(0.2, 1.0, 50))
 
     In more dimensions A m = 0 is solved by elimination, one member of a sweep after another. Where a process has
-    detailed balance for one value of a number only, the masses jump there by the error of the scheme, and the derivative
-    is that of the side with detailed balance.
+    detailed balance for one value of a number only, the masses jump there by the error of the scheme, and the
+    derivative is that of the scheme with detailed balance.
 
     Raises `ValueError` for absorbing boundaries, and `RuntimeError` if too many digits were lost or if there is
     more than one stationary law, because noise is degenerate.
