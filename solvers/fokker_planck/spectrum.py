@@ -3,6 +3,7 @@ r"""The decay rates of a process and their modes: Lφ_n = -λ_n φ_n with L the 
 E[φ_n(X_t) | X_0 = x] = e^(-λ_n t) φ_n(x), and a law relaxes as ρ(t) = ρ_∞ (1 + Σ c_n e^(-λ_n t) φ_n).
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -141,7 +142,7 @@ def _extrapolated(
 
 
 def _has_wide(shape: tuple[int, ...], k: int) -> bool:
-    return all(n % 2 == 0 and n >= 4 for n in shape) and k <= np.prod(shape) // 2 ** (len(shape) + 1)
+    return all(n % 2 == 0 and n >= 4 for n in shape) and k <= math.prod(shape) // 2 ** (len(shape) + 1)
 
 
 def _limit(
