@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float
 
 from ..process import Diffusion
 from .assembly import Generator, face_rates, rate_matrix
@@ -48,7 +48,7 @@ def point_rates(generator: TracedGenerator) -> tuple[Faces, Faces]:
     return _point_rates(generator.layout, *at_points(drift_and_tensor, generator.process, points))
 
 
-def rate_of_change(layout: Layout, up: Faces, down: Faces, mass: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+def rate_of_change(layout: Layout, up: Faces, down: Faces, mass: Float[Array, "..."]) -> Float[Array, "..."]:
     """A m, face by face; linear in the rates and in m."""
     total = jnp.zeros_like(mass)
     for k, kind in enumerate(layout.boundary):

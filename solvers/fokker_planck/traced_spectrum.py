@@ -104,8 +104,9 @@ def _slow(layout: Layout, k: int, up: Faces, down: Faces, log_weights, reversibl
 def _slow_jvp(layout, k, primals, tangents):
     rates, modes, laws = _slow_modes(layout, k, *primals)
     d_up, d_down = tangents[:2]
-    change = jax.vmap(lambda w: rate_of_change(layout, d_up, d_down, w))(laws)
-    return rates, -jnp.sum((modes * change).reshape(k, -1), axis=1)
+    change = jax.vmap(lambda w: rate_of_change(layout, d_up, d_down, w))
+    moved = jax.lax.complex(change(laws.real), change(laws.imag))
+    return rates, -jnp.sum((modes * moved).reshape(k, -1), axis=1)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
