@@ -14,7 +14,8 @@ def propagate(A: Float[np.ndarray, "d d"], t: float) -> Float[np.ndarray, "d d"]
 
 def stationary(A: Float[np.ndarray, "d d"], Q: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
     """P with AP + PAᵀ + Q = 0, for A whose eigenvalues all have negative real parts."""
-    return solve_continuous_lyapunov(A, -Q)
+    P = solve_continuous_lyapunov(A, -Q)
+    return 0.5 * (P + P.T)
 
 
 def covariance(

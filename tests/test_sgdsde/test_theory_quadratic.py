@@ -130,7 +130,7 @@ def test_underdamped(gamma, mean, cov):
     np.testing.assert_allclose([x[0], m[0]], mean, rtol=1e-12)
     np.testing.assert_allclose(momentum.underdamped_covariance(2.0, 3.0, 0.1, gamma, 4, 0.5), cov, rtol=1e-11)
     stationary = momentum.underdamped_covariance(2.0, 3.0, 0.1, gamma, 4)
-    np.testing.assert_allclose(stationary, np.diag([0.01875, gamma * 0.0375]), rtol=1e-12, atol=1e-16)
+    np.testing.assert_allclose(stationary, np.diag([0.01875, gamma * 0.0375]), rtol=1e-12, atol=1e-15)
 
 
 # Preconditioning
