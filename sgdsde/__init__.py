@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import losses as losses, noise as noise, plots as plots, theory as theory
+    from . import losses as losses, noise as noise, optimizers as optimizers, plots as plots, theory as theory
     from .distances import compare as compare
     from .invariant import compare_invariant as compare_invariant
     from .models import SGD as SGD
@@ -22,6 +22,7 @@ _homes = {
     "compare_invariant": "invariant",
     "losses": None,
     "noise": None,
+    "optimizers": None,
     "plots": None,
     "theory": None,
 }

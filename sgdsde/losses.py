@@ -40,6 +40,17 @@ class AbstractFiniteSum(eqx.Module):
         """f(x), over all examples."""
 
 
+class AbstractSquaredLoss(AbstractFiniteSum):
+    """A finite sum of squared errors: l_i(x) = floor + r_i(x)²/2 with the residual r_i = h_i(x) - y_i of a label y_i.
+
+    Noise on the labels needs the residuals: with the label y_i + ε the residual is r_i - ε.
+    """
+
+    @abc.abstractmethod
+    def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        """r_i(x) for the examples i in `index`, in the dtype of x."""
+
+
 class FiniteSum(AbstractFiniteSum):
     """f(x) = (1/N) Σ_i l(x, data_i), of a JAX function l of one point x (d,) and one example.
 
@@ -69,6 +80,46 @@ class FiniteSum(AbstractFiniteSum):
     def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
         chosen = jax.tree.map(lambda leaf: _in_dtype_of(x, leaf[index]), self.data)
         return jax.vmap(lambda example: _one_number(self.loss(x, example), x))(chosen)
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        return jnp.mean(self.examples(x, jnp.arange(self.count)))
+
+
+class Regression(AbstractSquaredLoss):
+    """f(x) = (1/2N) Σ_i (h(x, input_i) - label_i)², of a model h(x, input) that returns one number.
+
+    `inputs` is an array or a pytree of arrays whose first axis, of length N, counts the examples, as that of `labels`,
+    of shape (N,). `ValueError` if the lengths differ or there are none.
+    """
+
+    model: Callable
+    inputs: Any
+    labels: Float[Array, " n"]
+
+    def __init__(self, model: Callable, inputs: Any, labels: Any):
+        if not callable(model):
+            raise TypeError(f"`model` must be a function of (x, input), but got {model!r}.")
+        self.model = model
+        self.inputs = jax.tree.map(jnp.asarray, inputs)
+        self.labels = array("labels", labels)
+        lengths = {leaf.shape[:1] for leaf in jax.tree.leaves((self.inputs, self.labels))}
+        if self.labels.ndim != 1 or self.labels.size == 0 or len(lengths) != 1:
+            raise ValueError(
+                "`inputs` must be arrays with one common first axis, of the examples, and `labels` of shape (N,), but "
+                f"their first axes are {sorted(lengths)} and `labels` has shape {self.labels.shape}."
+            )
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+    def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        chosen = jax.tree.map(lambda leaf: _in_dtype_of(x, leaf[index]), self.inputs)
+        predicted = jax.vmap(lambda a: _one_number(self.model(x, a), x, "model(x, input)"))(chosen)
+        return predicted - self.labels[index].astype(x.dtype)
+
+    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        return 0.5 * self.residuals(x, index) ** 2
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         return jnp.mean(self.examples(x, jnp.arange(self.count)))
@@ -184,7 +235,7 @@ class RingValley(eqx.Module):
         return self.floor.astype(x.dtype) + 0.125 * curvature * (square - 1) ** 2
 
 
-class LeastSquares(AbstractFiniteSum):
+class LeastSquares(AbstractSquaredLoss):
     """f = floor + |A x - y|²/(2n) for n data (rows of A) and d parameters: A has shape (n, d), y shape (n,).
 
     Overparametrised when n < d: for A of rank n the minima are an affine space of dimension d - n where f = floor.
@@ -211,8 +262,10 @@ class LeastSquares(AbstractFiniteSum):
         return self.A.shape[0]
 
     def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
-        residual = self.A[index].astype(x.dtype) @ x - self.y[index].astype(x.dtype)
-        return self.floor.astype(x.dtype) + 0.5 * residual**2
+        return self.floor.astype(x.dtype) + 0.5 * self.residuals(x, index) ** 2
+
+    def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        return self.A[index].astype(x.dtype) @ x - self.y[index].astype(x.dtype)
 
     @property
     def rank(self) -> int:
@@ -290,10 +343,10 @@ def _in_dtype_of(x: Float[Array, " d"], leaf: Any) -> Any:
     return leaf.astype(x.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
-def _one_number(value: Any, x: Float[Array, " d"]) -> Float[Array, ""]:
+def _one_number(value: Any, x: Float[Array, " d"], what: str = "loss(x, example)") -> Float[Array, ""]:
     value = jnp.asarray(value)
     if value.shape != ():
-        raise ValueError(f"`loss(x, example)` must return one number, but returned shape {value.shape}.")
+        raise ValueError(f"`{what}` must return one number, but returned shape {value.shape}.")
     return value.astype(x.dtype)
 
 

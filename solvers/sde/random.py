@@ -29,6 +29,9 @@ _rounds = 10
 # The streams: increments of `simulate`, coupled increments of studies, and uniform numbers beside the increments.
 increments, studies, uniforms = 0, 1, 2
 
+# Streams from this one on are for packages that build on this one.
+first_free_stream = 16
+
 
 def key_words(key: Any) -> UInt32[Array, "2"]:
     """The two 32-bit words that a run takes from `key`: a `jax.random.key`, or a whole number as a seed."""
