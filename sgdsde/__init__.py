@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from . import losses as losses, noise as noise, optimizers as optimizers, plots as plots, theory as theory
     from .distances import compare as compare
     from .invariant import compare_invariant as compare_invariant
-    from .models import SGD as SGD
+    from .models import SGD as SGD, ModifiedSGD as ModifiedSGD, Momentum as Momentum
 
 _homes = {
+    "ModifiedSGD": "models",
+    "Momentum": "models",
     "SGD": "models",
     "compare": "distances",
     "compare_invariant": "invariant",

@@ -79,34 +79,34 @@ class FiniteSum(AbstractFiniteSum):
 
     def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
         chosen = jax.tree.map(lambda leaf: _in_dtype_of(x, leaf[index]), self.data)
-        return jax.vmap(lambda example: _one_number(self.loss(x, example), x))(chosen)
+        return jax.vmap(lambda example: _one_number(self.loss(x, example), x, "loss(x, example)"))(chosen)
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         return jnp.mean(self.examples(x, jnp.arange(self.count)))
 
 
-class Regression(AbstractSquaredLoss):
-    """f(x) = (1/2N) Σ_i (h(x, input_i) - label_i)², of a model h(x, input) that returns one number.
+class SquaredLoss(AbstractSquaredLoss):
+    """f = floor + (1/2N) Σ_i (h(x, a_i) - y_i)² of a model h of one point x (d,) and one input, such as a network.
 
-    `inputs` is an array or a pytree of arrays whose first axis, of length N, counts the examples, as that of `labels`,
-    of shape (N,). `ValueError` if the lengths differ or there are none.
+    `predict(x, input)` returns one number; `inputs` are an array or a pytree of arrays whose first axis counts the
+    examples, `labels` has shape (N,). `ValueError` if their lengths differ.
     """
 
-    model: Callable
+    predict: Callable
     inputs: Any
-    labels: Float[Array, " n"]
+    labels: Float[Array, " N"]
+    floor: Float[Array, ""]
 
-    def __init__(self, model: Callable, inputs: Any, labels: Any):
-        if not callable(model):
-            raise TypeError(f"`model` must be a function of (x, input), but got {model!r}.")
-        self.model = model
-        self.inputs = jax.tree.map(jnp.asarray, inputs)
-        self.labels = array("labels", labels)
-        lengths = {leaf.shape[:1] for leaf in jax.tree.leaves((self.inputs, self.labels))}
-        if self.labels.ndim != 1 or self.labels.size == 0 or len(lengths) != 1:
+    def __init__(self, predict: Callable, inputs: Any, labels, floor=0.0):
+        if not callable(predict):
+            raise TypeError(f"`predict` must be a function of (x, input), but got {predict!r}.")
+        self.predict, self.inputs = predict, jax.tree.map(jnp.asarray, inputs)
+        self.labels, self.floor = array("labels", labels), number("floor", floor)
+        shapes = {leaf.shape[:1] for leaf in jax.tree.leaves(self.inputs)}
+        if self.labels.ndim != 1 or self.labels.size == 0 or shapes != {self.labels.shape}:
             raise ValueError(
-                "`inputs` must be arrays with one common first axis, of the examples, and `labels` of shape (N,), but "
-                f"their first axes are {sorted(lengths)} and `labels` has shape {self.labels.shape}."
+                "`labels` must have shape (N,), and every array of `inputs` the first axis N, but got "
+                f"{self.labels.shape} and {sorted(shapes)}."
             )
 
     @property
@@ -115,11 +115,11 @@ class Regression(AbstractSquaredLoss):
 
     def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
         chosen = jax.tree.map(lambda leaf: _in_dtype_of(x, leaf[index]), self.inputs)
-        predicted = jax.vmap(lambda a: _one_number(self.model(x, a), x, "model(x, input)"))(chosen)
-        return predicted - self.labels[index].astype(x.dtype)
+        outputs = jax.vmap(lambda a: _one_number(self.predict(x, a), x, "predict(x, input)"))(chosen)
+        return outputs - self.labels[index].astype(x.dtype)
 
     def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
-        return 0.5 * self.residuals(x, index) ** 2
+        return self.floor.astype(x.dtype) + 0.5 * self.residuals(x, index) ** 2
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         return jnp.mean(self.examples(x, jnp.arange(self.count)))
@@ -261,11 +261,11 @@ class LeastSquares(AbstractSquaredLoss):
     def count(self) -> int:
         return self.A.shape[0]
 
-    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
-        return self.floor.astype(x.dtype) + 0.5 * self.residuals(x, index) ** 2
-
     def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
         return self.A[index].astype(x.dtype) @ x - self.y[index].astype(x.dtype)
+
+    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        return self.floor.astype(x.dtype) + 0.5 * self.residuals(x, index) ** 2
 
     @property
     def rank(self) -> int:
@@ -283,11 +283,12 @@ class LeastSquares(AbstractSquaredLoss):
         return jnp.linalg.pinv(self.A) @ self.y
 
 
-class TwoLayerLinear(eqx.Module):
+class TwoLayerLinear(AbstractSquaredLoss):
     """f = floor + (u·w - y)²/2 of x = (u, w) in R^2k: a linear network with one input, k hidden units, one output.
 
     Where u·w = y the minima are a hypersurface (a hyperbola for k = 1, y ≠ 0) with the curvature |u|² + |w|² across
-    it; the origin is a saddle for y ≠ 0. |u|² - |w|² is constant under gradient flow.
+    it; the origin is a saddle for y ≠ 0. |u|² - |w|² is constant under gradient flow. One example: under label noise
+    of variance s² (`noise.LabelNoise`) |u|² - |w|² decays as exp(-ηs²t), path by path.
     """
 
     y: Float[Array, ""]
@@ -297,11 +298,21 @@ class TwoLayerLinear(eqx.Module):
         self.y = number("y", y)
         self.floor = number("floor", floor)
 
-    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+    @property
+    def count(self) -> int:
+        return 1
+
+    def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
         if x.size % 2:
             raise ValueError(f"`x` must hold u and w of equal length, but has the odd length {x.size}.")
         u, w = jnp.split(x, 2)
-        return self.floor.astype(x.dtype) + 0.5 * (u @ w - self.y.astype(x.dtype)) ** 2
+        return jnp.full(index.shape, u @ w - self.y.astype(x.dtype))
+
+    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        return self.floor.astype(x.dtype) + 0.5 * self.residuals(x, index) ** 2
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        return self.examples(x, jnp.zeros(1, int))[0]
 
 
 class Rastrigin(eqx.Module):

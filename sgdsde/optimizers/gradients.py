@@ -59,7 +59,7 @@ def source_of(
     if optimizer.needs == "labels" and not isinstance(loss, AbstractSquaredLoss):
         raise TypeError(
             f"`{name}` adds noise to labels, so `loss` must have labels, as `sg.losses.LeastSquares(A, y)` or "
-            f"`sg.losses.Regression(model, inputs, labels)`, but got {loss!r}."
+            f"`sg.losses.SquaredLoss(predict, inputs, labels)`, but got {loss!r}."
         )
     if noise is not None:
         _check_noise(optimizer, noise)
