@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32, UInt32
+from jaxtyping import Array, Float, Int, Int32, UInt32
 
 from solvers._tracing import traceable
 from solvers.sde.random import normals
@@ -105,7 +105,9 @@ def _check_size(size: int | None, sampling: Sampling, count: int) -> None:
         )
 
 
-class _ExactGradient(AbstractGradient):
+class ExactGradient(AbstractGradient):
+    """∇f, without noise."""
+
     loss: Callable
 
     def __call__(self, x):
@@ -136,10 +138,12 @@ class _Exact(AbstractSource):
         return d
 
     def gradient(self, numbers):
-        return _ExactGradient(self.loss)
+        return ExactGradient(self.loss)
 
 
-class _GaussianGradient(AbstractGradient):
+class GaussianGradient(AbstractGradient):
+    """∇f - Gz/√η with G of a model of the noise, G Gᵀ = 2D = ηΣ, and rows z of standard normal numbers."""
+
     loss: Callable
     noise: AbstractGradientNoise
     learning_rate: Float[Array, ""]
@@ -158,7 +162,7 @@ class _GaussianGradient(AbstractGradient):
         raise NotImplementedError("without a minibatch there are no labels")
 
     def _noisy(self, x: Float[Array, " d"], z: Float[Array, " m"]) -> Float[Array, " d"]:
-        # G Gᵀ = 2D = ηΣ. The sign makes a step of SGD one of Euler-Maruyama with dt = η.
+        # The sign makes a step of SGD one of Euler-Maruyama with dt = η.
         g = self.noise.operator(scalar_valued(self.loss), self.learning_rate, x)
         return self.mean(x) - g.mv(z) / jnp.sqrt(self.learning_rate.astype(x.dtype))
 
@@ -185,12 +189,14 @@ class _Gaussian(AbstractSource):
         return d + self.samples * self.motions
 
     def gradient(self, numbers):
-        return _GaussianGradient(self.loss, self.noise, self.learning_rate, numbers)
+        return GaussianGradient(self.loss, self.noise, self.learning_rate, numbers)
 
 
-class _MinibatchGradient(AbstractGradient):
+class MinibatchGradient(AbstractGradient):
+    """The mean gradient of the examples in a row of `index`; z are standard normal numbers for their labels."""
+
     loss: AbstractFiniteSum
-    index: Int32[Array, "samples b"]
+    index: Int[Array, "samples b"]
     z: Float[Array, " b"] | None
 
     def __call__(self, x):
@@ -209,7 +215,7 @@ class _MinibatchGradient(AbstractGradient):
         loss, noise = self.loss, std.astype(x.dtype) * self.z
         return jax.grad(lambda x: 0.5 * jnp.mean((loss.residuals(x, self.index[0]) - noise) ** 2))(x)
 
-    def _over(self, x: Float[Array, " d"], index: Int32[Array, " b"]) -> Float[Array, " d"]:
+    def _over(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " d"]:
         return jax.grad(lambda x: jnp.mean(self.loss.examples(x, index)))(x)
 
 
@@ -246,7 +252,7 @@ class _Minibatches(AbstractSource):
         return d + self.samples * (self.size * d + order)
 
     def gradient(self, numbers):
-        return _MinibatchGradient(self.loss, *numbers)
+        return MinibatchGradient(self.loss, *numbers)
 
     @property
     def _all(self) -> bool:

@@ -46,10 +46,20 @@ def without_replacement(
 def permutations(
     words: UInt32[Array, "2"], runs: UInt32[Array, " n"], epoch: UInt32[Array, ""], count: int, sample: int
 ) -> Int32[Array, "{count} n"]:
-    """A random order of all `count` examples for each run and epoch: that of random numbers of 64 bits."""
+    """A random order of all `count` examples for each run and epoch: that of random numbers with one for each example.
+
+    The number of an example is in the lowest bits of its random number, so that one array is sorted and not two. At
+    least 32 random bits are left; two examples with equal ones, which stay in their order, are as rare as that.
+    """
     high, low = _long_words(words, runs, epoch, count, _permutations + sample)
-    example = lax.broadcasted_iota(jnp.int32, high.shape, 0)
-    return lax.sort((high, low, example), dimension=0, num_keys=2)[2]
+    with jax.enable_x64(True):
+        example = lax.broadcasted_iota(jnp.uint64, high.shape, 0)
+        lowest = jnp.uint64((1 << (count - 1).bit_length()) - 1)
+        wide = lax.shift_left(lax.convert_element_type(high, jnp.uint64), jnp.broadcast_to(jnp.uint64(32), high.shape))
+        number = (wide | lax.convert_element_type(low, jnp.uint64)) & ~lowest | example
+        # A row is sorted in half the time of a column.
+        order = lax.sort(number.T, dimension=1, is_stable=False).T & lowest
+        return lax.convert_element_type(order, jnp.int32)
 
 
 def label_noise(

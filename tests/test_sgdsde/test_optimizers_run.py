@@ -1,5 +1,7 @@
 """Ensembles of runs: addressed random numbers, observables, what is refused."""
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +94,16 @@ def test_dtype_follows_the_state():
     assert noisy.final.dtype == np.float32
 
 
+@pytest.mark.parametrize("chosen", ["with-replacement", "without-replacement", "reshuffling"])
+def test_single_precision_needs_no_configuration(float32, chosen):
+    optimizer = SGD(0.2, 2, sampling=chosen)
+    out = sg.optimizers.run(optimizer, LINE, np.zeros(1), steps=7, runs=40, key=0)
+    with jax.enable_x64(True):
+        same = sg.optimizers.run(optimizer, LINE, np.zeros(1, np.float32), steps=7, runs=40, key=0)
+    assert out.final.dtype == np.float32
+    np.testing.assert_allclose(out.final, same.final, rtol=1e-5)
+
+
 def test_a_sweep_compiles_once(caplog):
     with jax.log_compiles():
         for rate, beta in ((0.1, 0.9), (0.05, 0.5)):
@@ -133,6 +145,25 @@ def test_runs_that_blow_up_are_found_and_counted():
     assert np.isnan(out.final[1, 0])
     assert np.all(np.isfinite(out.final[[0, 2]]))
     assert "1 runs became non-finite" in str(out)
+
+
+# Ctrl-C
+
+
+def test_an_interrupt_returns_what_there_is(monkeypatch):
+    def add(self, done):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("solvers.sde.progress.Progress.add", add)
+    observe = {"x": sde.Moments()}
+    out = sg.optimizers.run(
+        SGD(0.2, 2), LINE, np.zeros(1), steps=1000, runs=5, key=0, observe=observe, save_at=[1, 900]
+    )
+    assert not out.complete
+    assert 1 <= out.steps < 1000
+    assert out.final.shape == (5, 1)
+    np.testing.assert_array_equal(out.steps_saved, [1])
+    assert f"interrupted: 5 runs after {out.steps} steps" in str(out)
 
 
 # Refusals
