@@ -12,7 +12,7 @@ from .optimizer import AbstractOptimizer, Need, Sampling, checked_batch
 class LabelNoiseSGD(AbstractOptimizer):
     """x ← x - η ∇[(1/2B) Σ_i (r_i(x) - ε_i)²] over a minibatch, with independent ε_i ~ N(0, `std`²) in every step.
 
-    The loss must have labels, with residuals r_i = h_i(x) - y_i: `sg.losses.LeastSquares` or `sg.losses.Regression`.
+    The loss must have labels, with residuals r_i = h_i(x) - y_i: `sg.losses.LeastSquares` or `sg.losses.SquaredLoss`.
     `batch_size=None` puts noise on all labels in every step.
 
     Clock t = ηk. Where all residuals are 0 the noise of the minibatch is gone and that of the labels is left, of

@@ -304,7 +304,7 @@ def test_noise_on_labels_has_the_shape_of_the_hessian():
         return jnp.tanh(x @ a) + x[0]
 
     labels = jax.vmap(lambda a: model(x, a))(inputs)
-    loss, optimizer = sg.losses.Regression(model, inputs, labels), opt.LabelNoiseSGD(0.2, 2, std=0.3)
+    loss, optimizer = sg.losses.SquaredLoss(model, inputs, labels), opt.LabelNoiseSGD(0.2, 2, std=0.3)
 
     def after(z):
         return optimizer.step(jnp.uint32(0), x, (), MinibatchGradient(loss, jnp.array([[0, 2]]), z))[0]

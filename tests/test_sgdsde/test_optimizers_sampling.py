@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -181,7 +180,7 @@ def test_label_noise_on_all_labels():
     A = np.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.7]])
     H, eta, std = A.T @ A / 3, 0.5, 0.6
     results = []
-    for loss in (sg.losses.LeastSquares(A, np.zeros(3)), sg.losses.Regression(lambda x, a: a @ x, A, np.zeros(3))):
+    for loss in (sg.losses.LeastSquares(A, np.zeros(3)), sg.losses.SquaredLoss(lambda x, a: a @ x, A, np.zeros(3))):
         out = opt.run(
             opt.LabelNoiseSGD(eta, std=std),
             loss,
@@ -212,22 +211,6 @@ def test_svag_takes_independent_samples():
     assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(4000 * 3 / 16))
     same = opt.run(opt.SVAG(1.0, 1, amplification=1), loss, np.zeros(1), **options)
     np.testing.assert_array_equal(same.final, opt.run(opt.SGD(1.0, 1), loss, np.zeros(1), **options).final)
-
-
-def test_a_regression_is_the_mean_of_its_examples():
-    inputs, labels = np.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.7]]), np.array([1.0, -0.5, 0.3])
-    loss, same = sg.losses.Regression(lambda x, a: a @ x, inputs, labels), sg.losses.LeastSquares(inputs, labels)
-    x = jnp.array([0.4, -0.3])
-    np.testing.assert_allclose(loss(x), same(x), rtol=1e-14)
-    for fn in ("examples", "residuals"):
-        np.testing.assert_allclose(
-            getattr(loss, fn)(x, jnp.array([2, 0])), getattr(same, fn)(x, jnp.array([2, 0])), rtol=1e-14
-        )
-    np.testing.assert_allclose(jax.grad(loss)(x), jax.grad(same)(x), rtol=1e-13)
-    with pytest.raises(ValueError, match="`labels` has shape \\(2,\\)"):
-        sg.losses.Regression(lambda x, a: a @ x, inputs, labels[:2])
-    with pytest.raises(ValueError, match="`model\\(x, input\\)` must return one number"):
-        sg.losses.Regression(lambda x, a: a * x, inputs, labels)(x)
 
 
 def _square(t, x):
