@@ -14,12 +14,39 @@ if TYPE_CHECKING:
     from . import losses as losses, noise as noise, optimizers as optimizers, plots as plots, theory as theory
     from .distances import compare as compare
     from .invariant import compare_invariant as compare_invariant
-    from .models import SGD as SGD, ModifiedSGD as ModifiedSGD, Momentum as Momentum
+    from .models import (
+        DNSAM as DNSAM,
+        SAM as SAM,
+        SGD as SGD,
+        USAM as USAM,
+        Adam as Adam,
+        EmbeddedSGD as EmbeddedSGD,
+        GradientFlow as GradientFlow,
+        LinearisedSGD as LinearisedSGD,
+        ModifiedSGD as ModifiedSGD,
+        Momentum as Momentum,
+        PreconditionedSGD as PreconditionedSGD,
+        RandomReshuffling as RandomReshuffling,
+        RMSProp as RMSProp,
+        SignSGD as SignSGD,
+    )
+
 
 _homes = {
+    "DNSAM": "models",
+    "SAM": "models",
+    "SGD": "models",
+    "USAM": "models",
+    "Adam": "models",
+    "EmbeddedSGD": "models",
+    "GradientFlow": "models",
+    "LinearisedSGD": "models",
     "ModifiedSGD": "models",
     "Momentum": "models",
-    "SGD": "models",
+    "PreconditionedSGD": "models",
+    "RMSProp": "models",
+    "RandomReshuffling": "models",
+    "SignSGD": "models",
     "compare": "distances",
     "compare_invariant": "invariant",
     "losses": None,

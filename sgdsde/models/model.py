@@ -23,7 +23,7 @@ class AbstractModel(AbstractDiffusion):
 
     @property
     @abc.abstractmethod
-    def step_time(self) -> Float[Array, ""]:
+    def clock(self) -> Float[Array, ""]:
         """The time that one step of the optimiser takes."""
 
     @abc.abstractmethod
@@ -36,11 +36,11 @@ class AbstractModel(AbstractDiffusion):
 
     def time(self, step) -> Float[Array, "..."]:
         """The time after so many steps of the optimiser."""
-        return self.step_time * jnp.asarray(step, self.step_time.dtype)
+        return self.clock * jnp.asarray(step, self.clock.dtype)
 
     def steps(self, t) -> Float[Array, "..."]:
         """How many steps of the optimiser take the time t; not rounded."""
-        return jnp.asarray(t, self.step_time.dtype) / self.step_time
+        return jnp.asarray(t, self.clock.dtype) / self.clock
 
     def terms(self, path: "diffrax.AbstractPath") -> "diffrax.MultiTerm":
         """This process as diffrax terms, so that any Itô solver of diffrax runs on it.

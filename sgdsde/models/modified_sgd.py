@@ -39,6 +39,6 @@ class ModifiedSGD(AbstractMemoryless):
         return self.gradient_noise.operator(scalar_valued(self.loss), self.learning_rate, x)
 
     @property
-    def step_time(self) -> Float[Array, ""]:
+    def clock(self) -> Float[Array, ""]:
         """η: step k is at t = ηk."""
         return self.learning_rate

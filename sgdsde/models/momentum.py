@@ -1,7 +1,9 @@
 """SGD with momentum as underdamped motion."""
 
 from collections.abc import Callable
+from typing import Literal
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -12,16 +14,19 @@ from .model import AbstractModel, checked_loss, checked_noise, gradient
 
 
 class Momentum(AbstractModel):
-    """SGD with momentum in continuous time: dw = -m dt, dm = γ(∇f(w) - m) dt + γ sqrt(ηΣ(w)) dB (Itô), γ = (1-β)/η.
+    """SGD with momentum β in continuous time, of the state (w, m) in R^2d: Itô, with D = ηΣ/2 as `noise` says.
 
-    The limit of m ← βm + (1-β)g, w ← w - ηm as η → 0 with γ fixed; g has covariance Σ, and D = ηΣ/2 is what `noise`
-    says. Step k is at t = ηk. The state is (w, m), of dimension 2d; there is no noise in w. If instead β is fixed as
-    η → 0, the limit is that of SGD without momentum and with the same η: `SGD`.
+    - form "ema", of m ← βm + (1-β)g, w ← w - ηm: dw = -m dt, dm = γ(∇f(w) - m) dt + γ sqrt(ηΣ(w)) dB;
+    - form "heavy-ball", of m ← βm + g, w ← w - ηm: the same for (1-β)m with the learning rate η/(1-β), so that
+      dw = -m dt, dm = (∇f(w)/η - γm) dt + sqrt(Σ(w)/η) dB.
 
-    `Momentum.heavy_ball` is for the form m ← μm + g, w ← w - ηm. The variant in which w moves with the old m has the
-    same limit. On a quadratic of curvature h with constant variance c the stationary law is Gaussian with
-    Var w = ηc/(2h), Var m = γηc/2 for every γ. Noise that depends on w has no relation of fluctuation and dissipation
-    with the friction γ, and no stationary law in closed form.
+    γ = (1-β)/η is the friction, step k is at t = ηk, and there is no noise in w. The mean "ema" has this limit as
+    η → 0 with γ fixed, and so has the variant of it in which w moves with the old m. If instead β is fixed, the limit
+    is that of SGD without momentum: `SGD` with η for the mean, and with η/(1-β) for the heavy ball.
+
+    On a quadratic of curvature h with Var g = c the stationary law of "ema" is Gaussian with Var w = ηc/(2h) and
+    Var m = γηc/2, for every γ. Noise that depends on w and the friction γ are in no relation of fluctuation and
+    dissipation, and there is no stationary law in closed form.
 
     `ValueError` unless 0 ≤ β < 1.
     """
@@ -29,41 +34,36 @@ class Momentum(AbstractModel):
     loss: Callable
     gradient_noise: AbstractGradientNoise
     learning_rate: Float[Array, ""]
-    beta: Float[Array, ""]
+    momentum: Float[Array, ""]
+    form: Literal["heavy-ball", "ema"] = eqx.field(static=True)
 
-    def __init__(self, loss: Callable, noise: AbstractGradientNoise, learning_rate, beta):
+    def __init__(self, loss: Callable, noise: AbstractGradientNoise, learning_rate, momentum=0.9, form="heavy-ball"):
         self.loss, self.gradient_noise = checked_loss(loss), checked_noise(noise)
         self.learning_rate = number("learning_rate", learning_rate, positive=True)
-        self.beta = decay("beta", beta)
-
-    @classmethod
-    def heavy_ball(cls, loss: Callable, noise: AbstractGradientNoise, learning_rate, momentum) -> "Momentum":
-        """The model of m ← μm + g, w ← w - ηm, with `learning_rate` η and `momentum` μ.
-
-        That is the form of the class with m/(1-μ) in the place of m and η(1-μ)⁻¹ in the place of η: a step takes the
-        time η/(1-μ), the friction is γ = (1-μ)²/η, and the m of the state is (1-μ) times that of the algorithm.
-        """
-        rate, mu = number("learning_rate", learning_rate, positive=True), decay("momentum", momentum)
-        return cls(loss, noise, rate / (1 - mu), mu)
+        self.momentum = fraction("momentum", momentum)
+        if form not in ("heavy-ball", "ema"):
+            raise ValueError(f'`form` must be "heavy-ball" or "ema", but got {form!r}.')
+        self.form = form
 
     @property
     def friction(self) -> Float[Array, ""]:
         """γ = (1-β)/η, per time."""
-        return (1 - self.beta) / self.learning_rate
+        return (1 - self.momentum) / self.learning_rate
 
     def drift(self, t, x):
         w, m = jnp.split(x, 2)
-        return jnp.concatenate([-m, self.friction.astype(x.dtype) * (gradient(self.loss, w) - m)])
+        force = self._gain.astype(x.dtype) * gradient(self.loss, w)
+        return jnp.concatenate([-m, force - self.friction.astype(x.dtype) * m])
 
     def noise(self, t, x):
         w, _ = jnp.split(x, 2)
-        friction = self.friction.astype(x.dtype)
+        gain = self._gain.astype(x.dtype)
         root = self.gradient_noise.operator(scalar_valued(self.loss), self.learning_rate, w)
-        return transformed(lambda dm: jnp.concatenate([jnp.zeros_like(dm), friction * dm]), root)
+        return transformed(lambda dm: jnp.concatenate([jnp.zeros_like(dm), gain * dm]), root)
 
     @property
-    def step_time(self) -> Float[Array, ""]:
-        """η: step k is at t = ηk. For `heavy_ball` this η is learning rate/(1-μ)."""
+    def clock(self) -> Float[Array, ""]:
+        """η: step k is at t = ηk."""
         return self.learning_rate
 
     def initial(self, x: Float[Array, " d"]) -> Float[Array, " state"]:
@@ -74,9 +74,14 @@ class Momentum(AbstractModel):
         """w."""
         return state[..., : state.shape[-1] // 2]
 
+    @property
+    def _gain(self) -> Float[Array, ""]:
+        # How much of a gradient enters m, per time.
+        return self.friction if self.form == "ema" else 1 / self.learning_rate
 
-def decay(name: str, value) -> Float[Array, ""]:
-    """A weight of a moving average: at least 0 and below 1."""
+
+def fraction(name: str, value) -> Float[Array, ""]:
+    """The weight of the past in a running mean; `ValueError` unless it is in [0, 1)."""
     value = number(name, value, minimum=0)
     if not traced(value) and not value < 1:
         raise ValueError(f"`{name}` must be below 1, but got {name}={float(value):.6g}.")
