@@ -7,6 +7,7 @@ from . import (
     contraction as contraction,
     escape as escape,
     existence as existence,
+    fibre as fibre,
     fluctuation_dissipation as fluctuation_dissipation,
     gaps as gaps,
     geometric as geometric,
@@ -15,6 +16,7 @@ from . import (
     linear_regression as linear_regression,
     low_rank as low_rank,
     lyapunov as lyapunov,
+    manifold as manifold,
     modified as modified,
     momentum as momentum,
     ornstein_uhlenbeck as ornstein_uhlenbeck,
@@ -37,6 +39,7 @@ from .escape import kramers_time as kramers_time, power_law_escape_time as power
 from .existence import critical_temperature as critical_temperature
 from .invariant import gibbs as gibbs, power_law as power_law
 from .lyapunov import transverse_exponent as transverse_exponent
+from .manifold import limit_density as limit_density
 
 __all__ = [
     "adaptive",
@@ -49,16 +52,19 @@ __all__ = [
     "escape",
     "excess_loss",
     "existence",
+    "fibre",
     "fluctuation_dissipation",
     "gaps",
     "geometric",
     "gibbs",
     "kramers_time",
+    "limit_density",
     "limit_point",
     "line",
     "linear_regression",
     "low_rank",
     "lyapunov",
+    "manifold",
     "modified",
     "momentum",
     "ornstein_uhlenbeck",
