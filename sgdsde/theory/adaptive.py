@@ -1,7 +1,7 @@
 """RMSProp and Adam as SDEs on f = hw²/2 with gradient noise of variance σ²c: moments, and what their averages do early.
 
-The clock is t = η² · steps, not η · steps: the limit takes the noise of one step, σ, to be of order 1/η, so that σ₀ = ση,
-ε₀ = εη, c_i = (1-β_i)/η² and u = v/σ² stay fixed (Malladi et al. 2022). It holds for σ much larger than |∇f|.
+The clock is t = η² · steps, not η · steps: the limit takes the noise of one step, σ, to be of order 1/η, so that
+σ₀ = ση, ε₀ = εη, c_i = (1-β_i)/η² and u = v/σ² stay fixed (Malladi et al. 2022). It holds for σ much larger than |∇f|.
 
     RMSProp   dw = -P⁻¹(hw dt + σ₀√c dB),  du = c₂(c - u) dt,  P = σ₀√u + ε₀
     Adam      dw = -(√γ₂/γ₁)P⁻¹m dt,  dm = c₁(hw - m) dt + σ₀c₁√c dB,  P = σ₀√u + ε₀√γ₂,  γ_i = 1 - e^{-c_i t}

@@ -49,24 +49,22 @@ def usam_covariance(H, C, learning_rate, radius, batch_size=1, finite_rate: bool
 
 
 def _worst_step(values, gradient, rho: float) -> Float[np.ndarray, " d"]:
-    """e of length ρ that maximises ½eᵀΛe + gᵀe, Λ diagonal and ascending."""
-    top = values == values[-1]
+    """e of length ρ that maximises ½eᵀΛe + gᵀe, Λ diagonal and ascending: (μ - Λ)e = g, μ ≥ λ_max."""
     scale = np.linalg.norm(gradient)
-    if rho == 0 or (scale == 0 and values[-1] == 0):
-        return np.zeros_like(values)
+    pulled = np.abs(gradient) > 1e-15 * scale
+    steepest = values >= values[-1] * (1 - 1e-14)
 
-    def length(mu):
-        return np.linalg.norm(gradient / (mu - values))
+    def step(mu):
+        return np.where(pulled, gradient / np.where(pulled, mu - values, 1.0), 0.0)
 
-    lower = np.where(top, 0.0, gradient / np.where(top, 1.0, values[-1] - values))
-    if np.linalg.norm(gradient[top]) <= 1e-14 * scale and np.linalg.norm(lower) <= rho:
-        # The hard case: no pull along the steepest directions, where the rest of the length goes.
-        lower[np.argmax(top)] = math.sqrt(max(rho**2 - lower @ lower, 0.0))
-        return lower
-    above = np.linalg.norm(gradient[top]) / rho
-    low = values[-1] + (above if above > 0 else 1e-16 * scale / rho)
+    if rho == 0 or scale == 0 or not np.any(pulled & steepest):
+        e = step(values[-1])
+        if np.linalg.norm(e) <= rho:
+            # The hard case: nothing pulls along the steepest directions, where the rest of the length goes.
+            e[-1] = math.sqrt(max(rho**2 - e @ e, 0.0))
+            return e
+    low = values[-1] + np.linalg.norm(gradient[pulled & steepest]) / rho
+    if np.linalg.norm(step(low)) <= rho:
+        return step(low)
     high = values[-1] + scale / rho
-    if not length(low) > rho:
-        return gradient / (low - values)
-    mu = brentq(lambda m: length(m) - rho, low, high, xtol=1e-15 * high, rtol=1e-15)
-    return gradient / (mu - values)
+    return step(brentq(lambda mu: np.linalg.norm(step(mu)) - rho, low, high, xtol=1e-15 * high, rtol=1e-15))

@@ -1,4 +1,4 @@
-"""Random reshuffling against sampling with replacement: exact laws on quadratics, and the modified flows of their means.
+"""Random reshuffling against sampling with replacement: exact laws on quadratics, and modified flows of the means.
 
 M minibatches an epoch, learning rate η, t = η · steps. Two results: at the end of an epoch reshuffled SGD has far less
 variance, and its mean feels the spread of the minibatch gradients, which that of i.i.d. SGD does not.

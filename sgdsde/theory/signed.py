@@ -1,9 +1,10 @@
 """SignSGD on f = hx²/2 with normal gradient noise N(0, s²): the stationary law of its SDE.
 
-dx = -erf(hx/(√2 s)) dt + √(η(1 - erf²)) dB (Compagnoni et al. 2025), Itô, t = η · steps: a step of sign g has this mean and
-variance. Far out the steps are deterministic, of size η.
+dx = -erf(hx/(√2 s)) dt + √(η(1 - erf²)) dB (Compagnoni et al. 2025), Itô, t = η · steps: a step of sign g has this
+mean and variance. Far out the steps are deterministic, of size η.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -50,7 +51,7 @@ def _log_density(y, stiffness: float):
 
 def _potential(y):
     """∫₀ʸ erf/(1 - erf²) by Gauss-Legendre from 0; inf beyond the range of floats."""
-    x, w = np.polynomial.legendre.leggauss(80)
+    x, w = _rule(80)
     y = np.minimum(np.asarray(y, dtype=np.float64), 25.0)[..., None]
     points = 0.5 * y * (1 + x)
     ratio = special.erf(points) / (special.erfc(points) * (1 + special.erf(points)))
@@ -63,5 +64,8 @@ def _nodes(stiffness: float):
     while stiffness * _potential(reach) < 750 and reach < 25:
         reach *= 1.1
     # Where the stiffness is large the density is a narrow normal law.
-    x, w = np.polynomial.legendre.leggauss(400)
+    x, w = _rule(400)
     return 0.5 * reach * (1 + x), 0.5 * reach * w
+
+
+_rule = functools.cache(np.polynomial.legendre.leggauss)
