@@ -11,7 +11,14 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import losses as losses, noise as noise, optimizers as optimizers, plots as plots, theory as theory
+    from . import (
+        experiments as experiments,
+        losses as losses,
+        noise as noise,
+        optimizers as optimizers,
+        plots as plots,
+        theory as theory,
+    )
     from .distances import compare as compare
     from .invariant import compare_invariant as compare_invariant
     from .models import (
@@ -49,6 +56,7 @@ _homes = {
     "SignSGD": "models",
     "compare": "distances",
     "compare_invariant": "invariant",
+    "experiments": None,
     "losses": None,
     "noise": None,
     "optimizers": None,

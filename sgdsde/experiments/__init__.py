@@ -9,10 +9,27 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import claims as claims
+    from . import (
+        claims as claims,
+        contraction as contraction,
+        convergence as convergence,
+        escape as escape,
+        flat_minima as flat_minima,
+        narrow_valley as narrow_valley,
+        shuffling as shuffling,
+        two_minima as two_minima,
+    )
 
 # In the order in which a reader would go through them.
-names: tuple[str, ...] = ()
+names = (
+    "two_minima",
+    "narrow_valley",
+    "flat_minima",
+    "convergence",
+    "contraction",
+    "escape",
+    "shuffling",
+)
 
 __all__ = ["claims", *names]
 
