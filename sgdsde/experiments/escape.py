@@ -25,7 +25,7 @@ from .claims import Claim, table
 class Config:
     """Temperatures κ = ησ, particles at the first; the floor f₀, and floors that are compared; particles and step."""
 
-    temperatures: tuple[float, ...] = (0.25, 0.125, 0.0625, 0.03125)
+    temperatures: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0625, 0.03125)
     floor: float = 0.25
     floors: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
     paths: int = 20_000
@@ -33,8 +33,8 @@ class Config:
 
     @staticmethod
     def fast() -> "Config":
-        """Fewer particles in longer steps."""
-        return Config(paths=4000, dt=0.02)
+        """Fewer temperatures, and fewer particles in longer steps."""
+        return Config(temperatures=(0.5, 0.25, 0.125, 0.0625), paths=2000, dt=0.02)
 
 
 class Result(eqx.Module):

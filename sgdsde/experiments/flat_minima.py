@@ -1,6 +1,6 @@
 """Which minima on one valley: constant, loss-proportional, Hessian-matched and label noise on a ring.
 
-f = f₀ + r(x)²/2 with the residual r = √a(φ) (|x|² - 1)/2 and a = 1 + cos(φ)/2: the points of the unit circle are minima,
+f = f₀ + r(x)²/2, r = √a(φ) (|x|² - 1)/2, a = 1 + cos(φ)/2: the points of the unit circle are minima,
 sharp on the right and flat on the left, where cos φ < 0. The first three kinds of noise have invariant laws: in closed
 form for the first two, by the Fokker-Planck equation for all. Label noise pushes along the circle towards the
 flattest point, tan(φ/2) ∝ exp(ηs²t/8), and has no law with a width in the limit of small η.
