@@ -54,9 +54,10 @@ def _check_valley(loss: Callable, log_weight: Callable, grid: Grid, inside: Floa
         return
     centre = np.array([0.5 * (e[0] + e[-1]) for e in grid.edges])
     radius = float(np.linalg.norm([0.5 * (e[-1] - e[0]) for e in grid.edges]))
-    masses, x = masses_along_valley(scalar_valued(loss), log_weight, centre, radius)
-    visible = np.all(np.isfinite(masses)) and masses[-1] > total + np.log(_visible)
-    if visible and np.all(np.diff(masses)[-3:] > -_level):
+    masses, angles, x = masses_along_valley(scalar_valued(loss), log_weight, centre, radius)
+    # Without a valley the shells see the mass themselves.
+    hidden = np.all(np.isfinite(masses)) and angles[-1] < np.log(_narrow) and masses[-1] > total + np.log(_visible)
+    if hidden and np.all(np.diff(masses)[-3:] > -_level):
         raise TailError(f"its mass does not fall off along the valley through x = {x}", None)
 
 
@@ -115,8 +116,9 @@ _doublings, _inner_cells, _least_decay = 27, 16, 1e-6
 # it, though narrow valleys may make the masses of single shells go up and down.
 _vanishing, _trend = 300.0, 8
 
-# Shares of the mass that could matter, in a cell at the rim or in a shell; slopes of log mass that count as level.
-_visible, _level = 1e-6, 2e-3
+# Shares of the mass that could matter, in a cell at the rim or in a shell; slopes of log mass that count as level; and
+# the solid angle of a valley, which boxes might miss.
+_visible, _level, _narrow = 1e-6, 2e-3, 0.05
 
 # How far the tail beyond the last shell may be uncertain: above rounding, below what a histogram can see.
 _tail_error = 1e-8

@@ -16,11 +16,12 @@ from scipy import optimize
 
 def masses_along_valley(
     loss: Callable, log_weight: Callable, centre: Float[np.ndarray, " d"], radius: float
-) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " d"]]:
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " d"]]:
     """Log masses of ∫ exp(log_weight(f)) between spheres of doubling radius around `centre`, in the deepest valley.
 
     The masses are normal approximations around the point of largest weight on each sphere, which is followed from
-    `radius` outwards; the last of these points comes with them. Needs d ≥ 2. NaN where the loss is not finite.
+    `radius` outwards. With them come the logs of the valley's solid angles, 0 where it is no valley, and the last of
+    the points. Needs d ≥ 2. NaN where the loss is not finite.
     """
 
     def energy(direction, r):
@@ -29,7 +30,7 @@ def masses_along_valley(
     value, slope = jax.jit(energy), jax.jit(jax.grad(energy))
     hessian = jax.jit(jax.hessian(energy))
     direction = _best_direction(energy, len(centre), radius)
-    masses = []
+    masses, angles = [], []
     for r in radius * 2.0 ** np.arange(_followed):
         with np.errstate(all="ignore"):
             found = optimize.minimize(
@@ -39,8 +40,9 @@ def masses_along_valley(
             )
         direction = found.x / np.linalg.norm(found.x)
         u = jnp.asarray(direction)
-        masses.append(_shell_mass(float(value(u, r)), np.asarray(hessian(u, r)), r))
-    return np.array(masses), centre + radius * 2.0 ** (_followed - 1) * direction
+        angles.append(_log_solid_angle(np.asarray(hessian(u, r))))
+        masses.append(len(centre) * np.log(r) + np.log(np.log(2)) - float(value(u, r)) + angles[-1])
+    return np.array(masses), np.array(angles), centre + radius * 2.0 ** (_followed - 1) * direction
 
 
 def _best_direction(energy: Callable, d: int, radius: float) -> Float[np.ndarray, " d"]:
@@ -50,15 +52,14 @@ def _best_direction(energy: Callable, d: int, radius: float) -> Float[np.ndarray
     return directions[np.argmin(np.where(np.isfinite(values), values, np.inf))]
 
 
-def _shell_mass(energy: float, hessian: Float[np.ndarray, "d d"], radius: float) -> float:
-    """Log of e^{-energy} · r^d · log 2 · the solid angle, normal or, where the law is flat, one radian an axis."""
-    # Along the direction itself the energy is constant: its eigenvalue, 0 but for rounding, is the one left out.
+def _log_solid_angle(hessian: Float[np.ndarray, "d d"]) -> float:
+    """The log of the width of a normal law across, or of one radian an axis where that is less."""
     if not np.all(np.isfinite(hessian)):
         return np.nan
-    values = np.sort(np.linalg.eigvalsh(hessian))
+    # Along the direction itself the energy is constant: its eigenvalue, 0 but for rounding, is the one left out.
+    values = np.linalg.eigvalsh(hessian)
     across = np.delete(values, np.argmin(np.abs(values)))
-    widths = np.minimum(0.5 * np.log(2 * np.pi / np.maximum(across, 1e-300)), 0.0)
-    return -energy + len(hessian) * np.log(radius) + np.log(np.log(2)) + float(np.sum(widths))
+    return float(np.sum(np.minimum(0.5 * np.log(2 * np.pi / np.maximum(across, 1e-300)), 0.0)))
 
 
 # Directions from which the deepest valley is looked for, and radii to which it is followed, each twice the last.
