@@ -7,7 +7,7 @@ iteration separately, and tails are power laws.
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from ._checked import definite, not_negative, positive, rates, whole
 from .tails import kesten_exponent, log_chi_square_moment
@@ -44,14 +44,17 @@ def largest_rate(H, batch_size=1, finite_rate: bool = True) -> float:
     """
     h = np.linalg.eigvalsh(definite("H", H))
     pole = 2 / (h[-1] * (1 / batch_size + finite_rate))
-    return float(brentq(lambda eta: _sum(h, eta, batch_size, finite_rate)[0] - 1, 0, pole * (1 - 1e-12), xtol=1e-16))
+    bracket = (0.0, pole * (1 - 1e-12))
+    return float(
+        root_scalar(lambda eta: _sum(h, eta, batch_size, finite_rate)[0] - 1, bracket=bracket, xtol=1e-16).root
+    )
 
 
 def regression_tail_index(curvature, learning_rate, batch_size: int = 1) -> float:
     """α in P(|v| > R) ~ R^{-α} for one parameter: the root of E |1 - ηh χ²_B/B|^α = 1 (Kesten).
 
-    The SDE has α = 1 + B/(ηh) (`regression_sde_tail_index`): lighter tails at small η, since Gaussian noise has
-    not the fourth moment of the data. `ValueError` if no stationary law exists.
+    The SDE has α = 1 + B/(ηh) (`regression_sde_tail_index`): for B = 1 a heavier tail at ηh = 0.2 (6 against 8.30),
+    a lighter one at 0.5 (3 against 2.90). `ValueError` if no stationary law exists.
     """
     step = rates(learning_rate, batch_size) * positive("curvature", curvature)
     return kesten_exponent(lambda alpha: log_chi_square_moment(alpha, step, whole("batch_size", batch_size)))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from ._checked import definite, not_negative, positive, quadratic_model, rates, symmetric
 from .covariance import stationary_covariance
@@ -67,4 +67,4 @@ def _worst_step(values, gradient, rho: float) -> Float[np.ndarray, " d"]:
     if np.linalg.norm(step(low)) <= rho:
         return step(low)
     high = values[-1] + scale / rho
-    return step(brentq(lambda mu: np.linalg.norm(step(mu)) - rho, low, high, xtol=1e-15 * high, rtol=1e-15))
+    return step(root_scalar(lambda mu: np.linalg.norm(step(mu)) - rho, bracket=(low, high), xtol=1e-15 * high).root)

@@ -34,7 +34,7 @@ def stationary_second_moment(curvature, noise_std, learning_rate) -> float:
 
 
 def linearised_second_moment(curvature, noise_std, learning_rate) -> float:
-    """ηs√(π/2)/(2h): E x² to leading order in η. Proportional to η/√B: the noise of SignSGD does not shrink with B."""
+    """ηs√(π/2)/(2h): E x² to leading order in η. Proportional to η/√B; SGD has η/B."""
     h, s, eta = (positive(*a) for a in _named(curvature, noise_std, learning_rate))
     return eta * s * math.sqrt(math.pi / 2) / (2 * h)
 

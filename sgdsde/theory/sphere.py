@@ -75,11 +75,11 @@ def _log_carlson(a: Float[np.ndarray, " k"], q: float) -> float:
     low, high = -_digits / q, _digits / (c + n - q) - math.log(a[0])
     x = np.arange(low, high, _spacing)
     ratio = 1 / (1 + a[:, None] * np.exp(x))
-    powers = [0.5 * np.sum(ratio**j, axis=0) for j in range(1, n + 1)]
-    series = [np.ones_like(x)]
+    powers, series = np.empty((n, x.size)), np.ones((n + 1, x.size))
     for m in range(1, n + 1):
-        # n eₙ = Σ_j p_j e_{n-j}, from the logarithmic derivative.
-        series.append(sum(p * e for p, e in zip(powers[:m], series[::-1], strict=True)) / m)
+        powers[m - 1] = 0.5 * np.sum(ratio**m, axis=0)
+        # m e_m = Σ_j p_j e_{m-j}, from the logarithmic derivative.
+        series[m] = np.sum(powers[:m] * series[m - 1 :: -1], axis=0) / m
     logs = q * x + 0.5 * np.sum(np.log(ratio), axis=0) + np.log(series[n]) + math.log(_spacing)
     constants = special.gammaln([c, n + 1, q, c + n - q])
     return float(special.logsumexp(logs) + constants[0] + constants[1] - constants[2] - constants[3])

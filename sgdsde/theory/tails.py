@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy import integrate, special, stats
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from ._checked import positive
 
@@ -23,7 +23,7 @@ def kesten_exponent(log_moment: Callable[[float], float]) -> float:
         high *= 2
         if high > _largest:
             raise ValueError(f"E|A|^α stays below 1 up to α = {_largest:g}: the tail is lighter than any power tested.")
-    return float(brentq(log_moment, _small, high, xtol=1e-13, rtol=1e-14))
+    return float(root_scalar(log_moment, bracket=(_small, high), xtol=1e-13).root)
 
 
 def loss_proportional_tail_index(curvature, temperature, learning_rate) -> float:
