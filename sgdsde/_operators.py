@@ -1,5 +1,6 @@
 """The noise of a finite sum as a linear operator that is never written down, and what is asked of noise operators."""
 
+import itertools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -68,6 +69,40 @@ class ExampleRoot(lx.AbstractLinearOperator):
         return vector - jnp.mean(vector) if self.centred else vector
 
 
+class SideBySide(lx.AbstractLinearOperator):
+    """G = (G₁ G₂ ...): R^(m₁ + m₂ + ...) -> R^d, so that G Gᵀ = Σ G_i G_iᵀ: the sum of independent noises."""
+
+    operators: tuple[lx.AbstractLinearOperator, ...]
+
+    def mv(self, vector):
+        ends = list(itertools.accumulate(g.in_size() for g in self.operators))
+        parts = jnp.split(vector, ends[:-1])
+        return sum((g.mv(v) for g, v in zip(self.operators, parts, strict=True)), start=jnp.zeros_like(self._out))
+
+    def as_matrix(self):
+        return jnp.concatenate([g.as_matrix() for g in self.operators], axis=1)
+
+    def transpose(self):
+        def fn(vector):
+            return jnp.concatenate([g.transpose().mv(vector) for g in self.operators])
+
+        return lx.FunctionLinearOperator(fn, self.out_structure())
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct((sum(g.in_size() for g in self.operators),), self._out.dtype)
+
+    def out_structure(self):
+        return self._out
+
+    def row_squares(self) -> Float[Array, " d"]:
+        """The diagonal of G Gᵀ."""
+        return jnp.sum(jnp.stack([row_squares(g) for g in self.operators]), axis=0)
+
+    @property
+    def _out(self):
+        return self.operators[0].out_structure()
+
+
 def mean_over(count: int, term: Callable, x: Float[Array, " d"]) -> Float[Array, " d"]:
     """(1/N) Σ_i term(i) for i < N = `count` and a `term` of the shape of x; term by term where N d is large."""
     if count * x.size <= _at_once:
@@ -77,7 +112,7 @@ def mean_over(count: int, term: Callable, x: Float[Array, " d"]) -> Float[Array,
 
 def row_squares(g: lx.AbstractLinearOperator) -> Float[Array, " d"]:
     """The diagonal of G Gᵀ: for G = √η Σ^½ it is η times the variances of the components of the gradient."""
-    if isinstance(g, ExampleRoot):
+    if isinstance(g, (ExampleRoot, SideBySide)):
         return g.row_squares()
     if noise_kind(g) == "general":
         return jnp.sum(g.as_matrix() ** 2, axis=1)
@@ -91,26 +126,30 @@ def transformed(linear: Callable, g: lx.AbstractLinearOperator) -> lx.AbstractLi
 
 
 @lx.materialise.register(ExampleRoot)
+@lx.materialise.register(SideBySide)
 def _(operator):
     return lx.MatrixLinearOperator(operator.as_matrix())
 
 
 @lx.diagonal.register(ExampleRoot)
+@lx.diagonal.register(SideBySide)
 def _(operator):
     return jnp.diag(operator.as_matrix())
 
 
 @lx.linearise.register(ExampleRoot)
+@lx.linearise.register(SideBySide)
 @lx.conj.register(ExampleRoot)
+@lx.conj.register(SideBySide)
 def _(operator):
     return operator
 
 
-def _never(operator: ExampleRoot) -> bool:
+def _never(operator: lx.AbstractLinearOperator) -> bool:
     return False
 
 
-# lineax asks each kind of operator for its structure, and this one has none.
+# lineax asks each kind of operator for its structure, and these have none.
 for _property in (
     lx.is_symmetric,
     lx.is_diagonal,
@@ -122,3 +161,4 @@ for _property in (
     lx.is_negative_semidefinite,
 ):
     _property.register(ExampleRoot)(_never)
+    _property.register(SideBySide)(_never)

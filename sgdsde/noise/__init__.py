@@ -14,7 +14,8 @@ What σ means. Here σ is fixed by the diffusion: D = ησ I for `Constant`, η�
 | single-sample covariance s² I, batch size B (Jastrzebski, Mandt)   | ηs²/(2B), constant                       |
 | squared loss, Σ = (2f/B) H (Mori, Ziyin, Liu, Ueda)                | η/B in `LossHessian`, ηh/B per direction |
 
-`Covariance`, `Minibatch` and `LabelNoise` have no σ: they take the covariance of the gradients themselves.
+`Covariance`, `Minibatch` and `LabelNoise` have no σ: they take the covariance of the gradients themselves. `Sum` adds
+independent noises.
 """
 
 from .covariance import Covariance as Covariance
@@ -22,6 +23,7 @@ from .gradient_noise import AbstractGradientNoise as AbstractGradientNoise
 from .hessian import HessianMatched as HessianMatched, LossHessian as LossHessian
 from .isotropic import Constant as Constant, LossProportional as LossProportional
 from .sampled import LabelNoise as LabelNoise, Minibatch as Minibatch
+from .sum import Sum as Sum
 
 __all__ = [
     "AbstractGradientNoise",
@@ -32,4 +34,5 @@ __all__ = [
     "LossHessian",
     "LossProportional",
     "Minibatch",
+    "Sum",
 ]

@@ -66,7 +66,7 @@ class LabelNoise(AbstractGradientNoise):
 
     For a squared loss with l_i = (h_i(x) - y_i)²/2 whose labels are y_i + s ξ with independent ξ of mean 0 and
     variance 1, in batches of B examples. The noise of which examples are in the batch comes on top, uncorrelated, and
-    is left out: it vanishes where the model interpolates. Unlike it, label noise does not.
+    is left out: it vanishes where the model interpolates, unlike label noise. `Sum` adds the two.
 
     Σ is s²/B times the Gauss-Newton matrix, so D = ησ H with σ = s²/(2B) near minima of zero loss: `HessianMatched`
     for any dimension. One backward pass a product, from N Brownian motions, as in `Minibatch`.

@@ -25,8 +25,7 @@ def uphill(name, g):
     return g / jnp.linalg.norm(jax.grad(loss)(point)) if name == "DNSAM" else g
 
 
-@pytest.mark.parametrize("name", ["SAM", "USAM", "DNSAM"])
-@pytest.mark.parametrize("batches", [None, pairs], ids=["singles", "pairs"])
+@pytest.mark.parametrize(("name", "batches"), [("SAM", None), ("SAM", pairs), ("USAM", pairs), ("DNSAM", None)])
 def test_one_step_of_the_algorithm(name, batches):
     every = np.arange(4)[:, None] if batches is None else batches
 

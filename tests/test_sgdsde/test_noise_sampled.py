@@ -66,14 +66,36 @@ def test_label_noise_is_what_new_labels_do_to_the_gradient():
     np.testing.assert_allclose(g @ g.T, 0.3 * expected, atol=1e-14)
 
 
-@pytest.mark.parametrize("model", [noise.Minibatch(loss, 2), noise.LabelNoise(loss, 0.7)])
+def test_label_noise_and_minibatches_together():
+    # One example at random, and its label moved by ±s: all eight gradients.
+    s = 0.7
+    h = jax.jit(jax.jacrev(lambda x: loss.residuals(x, jnp.arange(4))))(point)
+    single = gradients(point)
+    both = np.concatenate([single + s * h, single - s * h])
+    total = noise.Sum(noise.Minibatch(loss, 1), noise.LabelNoise(loss, s))
+    np.testing.assert_allclose(
+        2 * jax.jit(lambda x: sg.SGD(loss, total, 0.3).diffusion(0.0, x))(point),
+        0.3 * np.cov(both.T, ddof=0),
+        atol=1e-14,
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        noise.Minibatch(loss, 2),
+        noise.LabelNoise(loss, 0.7),
+        noise.Sum(noise.Minibatch(loss, 2), noise.Constant(0.2), noise.LabelNoise(loss, 0.7)),
+    ],
+)
 def test_products_agree_with_the_matrix(model):
     @eqx.filter_jit
     def all_of(x, v, w):
         g = model.operator(loss, eta, x)
         return g.mv(v), g.transpose().mv(w), g.as_matrix(), row_squares(g)
 
-    v, w = jnp.array([0.3, -1.0, 0.8, 2.0]), jnp.arange(6.0)
+    motions = 14 if isinstance(model, noise.Sum) else 4
+    v, w = jnp.cos(jnp.arange(1.0, 1 + motions)), jnp.arange(6.0)
     product, transposed, matrix, squares = all_of(point, v, w)
     np.testing.assert_allclose(product, matrix @ v, atol=1e-14)
     np.testing.assert_allclose(transposed, matrix.T @ w, atol=1e-14)
@@ -139,6 +161,8 @@ def test_dtype_follows_the_state():
         (lambda: noise.Minibatch(loss, 0), ValueError, "`batch_size` must be at least 1"),
         (lambda: noise.Minibatch(loss, 5, replacement=False), ValueError, "at most the number 4 of examples"),
         (lambda: noise.LabelNoise(losses.FiniteSum(lambda x, a: x @ a, inputs), 1.0), TypeError, "a squared loss"),
+        (lambda: noise.Sum(), ValueError, "`noises` must be at least one"),
+        (lambda: noise.Sum(noise.Constant(1.0), 2.0), TypeError, "`noises` must be noises such as"),
         (lambda: noise.LabelNoise(loss, -1.0), ValueError, "`std` must be at least 0"),
         (lambda: losses.SquaredLoss(network, inputs, labels[:3]), ValueError, r"`labels` must have shape \(N,\)"),
     ],
