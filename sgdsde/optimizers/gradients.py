@@ -11,10 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Int32, UInt32
+from jaxtyping import Array, Complex, Float, Int, Int32, UInt32
 
 from solvers._tracing import traceable
-from solvers.sde.random import normals
+from solvers.sde.random import group, group_size, pack, unpack
 
 from .._checks import scalar_valued
 from ..losses import AbstractFiniteSum, AbstractSquaredLoss
@@ -179,17 +179,30 @@ class _Gaussian(AbstractSource):
     dtype: Any = eqx.field(static=True)
 
     def begin(self, runs):
-        return ()
+        return jnp.zeros_like(self._group(jnp.uint32(0), runs))
 
     def draw(self, step, runs, carried):
-        z = normals(self.words, runs, step, self.samples * self.motions, self.dtype)
-        return (), z.T.reshape(self.samples, self.motions, runs.size)
+        size = jnp.uint32(group_size(self.dtype))
+
+        def drawn(turn, _):
+            # The address depends on the turn, or the compiler would move the draw out of the loop, to every step.
+            return self._group(step // size + turn.astype(jnp.uint32), runs)
+
+        # The generator makes the numbers of several steps at once: they are drawn at the first of these.
+        carried = lax.fori_loop(0, (step % size == 0).astype(jnp.int32), drawn, carried)
+        z = unpack(carried, step, self.dtype)
+        return carried, z.reshape(self.samples, self.motions, runs.size)
 
     def numbers_per_run(self, d):
         return d + self.samples * self.motions
 
     def gradient(self, numbers):
         return GaussianGradient(self.loss, self.noise, self.learning_rate, numbers)
+
+    def _group(self, number: UInt32[Array, ""], runs: UInt32[Array, " n"]) -> Complex[Array, "m n"]:
+        shape = (self.samples * self.motions, runs.size)
+        component = lax.broadcasted_iota(jnp.uint32, shape, 0)
+        return pack(group(self.words, jnp.broadcast_to(runs, shape), number, component, self.dtype))
 
 
 class MinibatchGradient(AbstractGradient):
@@ -238,7 +251,7 @@ class _Minibatches(AbstractSource):
     def draw(self, step, runs, carried):
         z = label_noise(self.words, runs, step, self.size, self.dtype) if self.labels else None
         if self._all:
-            index = lax.broadcasted_iota(jnp.int32, (self.samples, self.size, runs.size), 1)
+            index = None
         elif self.sampling == "reshuffling":
             carried, index = self._next_of_epoch(step, runs, carried)
         else:
@@ -252,7 +265,10 @@ class _Minibatches(AbstractSource):
         return d + self.samples * (self.size * d + order)
 
     def gradient(self, numbers):
-        return MinibatchGradient(self.loss, *numbers)
+        index, z = numbers
+        if self._all:
+            index = jnp.broadcast_to(jnp.arange(self.size, dtype=jnp.int32), (self.samples, self.size))
+        return MinibatchGradient(self.loss, index, z)
 
     @property
     def _all(self) -> bool:

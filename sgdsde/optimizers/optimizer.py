@@ -34,9 +34,15 @@ class AbstractGradient(eqx.Module):
 class AbstractOptimizer(eqx.Module):
     """An algorithm x, s ← step(k, x, s, g) with a state s beside the point x.
 
-    Numbers are array fields, so that a sweep over them compiles once. `batch_size` and `sampling` say how minibatches
-    are drawn, `batch_size=None` stands for all examples; `needs` is what a step asks of its gradient: "gradient", or
-    besides a second sample ("pair") or noise on the labels ("labels").
+    Numbers are array fields, so that a sweep over them compiles once. `batch_size` is the number B of examples in a
+    minibatch, None for all. With N examples, `sampling` is
+
+    - "with-replacement": B independent examples in every step;
+    - "without-replacement": B different ones, in every step independently of the others;
+    - "reshuffling": the next B in a random order of all N, which is drawn anew after N/B steps, an epoch.
+
+    `needs` is what a step asks of its gradient: "gradient", or besides a second sample ("pair") or noise on the labels
+    ("labels").
     """
 
     needs: eqx.AbstractClassVar[Need]

@@ -94,8 +94,8 @@ def run(
 
     - minibatches, if the optimiser has a `batch_size`; `loss` must be a finite sum, such as `sg.losses.FiniteSum`;
     - f plus normal noise of covariance Σ = 2D/η, if `noise` is one of `sg.noise`; `loss` is any function of a point.
-      A step of SGD is then one of Euler-Maruyama with dt = η for `sg.SGD(loss, noise, η)`, and with the same key has
-      the same random numbers;
+      A step of SGD is then one of Euler-Maruyama with dt = η for `sg.SGD(loss, noise, η)`, with the same random
+      numbers for the same key; `sde.simulate` takes it faster;
     - f itself, without either.
 
     Observables in `observe` are those of `solvers.sde`; they sample every `every`-th step once `burn_in` steps have
@@ -138,6 +138,8 @@ def run(
     )
     numbers = problem.source.numbers_per_run(len(point))
     block = block_size(len(x0), len(point), numbers, jax.default_backend())
+    # A few runs, of a large model perhaps, are not filled up.
+    block = len(x0) if len(x0) < _few else block
     batch = Runs(problem, x0, steps, saves, block, throw)
     began = time.perf_counter()
     with Interrupts(signal.SIGINT) as interrupts:
@@ -166,6 +168,9 @@ def _result(runs: Runs, seconds: float) -> Ensemble:
         seconds=seconds,
     )
 
+
+# So many runs and more are filled up to whole blocks, so that different numbers of them are one program.
+_few = 16
 
 # Starting points at which observables are tried.
 _most_points_probed = 64

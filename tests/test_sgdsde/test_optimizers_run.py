@@ -119,15 +119,16 @@ def test_exit_times_are_those_of_the_first_step_outside():
     x0 = np.linspace(-0.9, 0.9, 20)[:, None]
     noise = sg.noise.Constant(2.0)
     observe = {"exit": sde.FirstPassage(first), "x": sde.Moments()}
-    options = {"noise": noise, "steps": 40, "key": 1, "every": 5}
-    out = sg.optimizers.run(SGD(0.1), bowl, x0, observe=observe, save_at=np.arange(41), **options)
-    outside = np.abs(out.xs[:, :, 0]) >= 1
+    options = {"noise": noise, "steps": 40, "key": 1}
+    xs = sg.optimizers.run(SGD(0.1), bowl, x0, save_at=np.arange(41), **options).xs
+    out = sg.optimizers.run(SGD(0.1), bowl, x0, observe=observe, every=5, **options)
+    outside = np.abs(xs[:, :, 0]) >= 1
     steps = outside.argmax(axis=0)
     assert outside.any(axis=0).sum() > 5
     np.testing.assert_allclose(out["exit"].times, np.where(outside.any(axis=0), steps * 0.1, np.nan), rtol=1e-12)
     left = np.flatnonzero(outside.any(axis=0))
-    np.testing.assert_array_equal(out["exit"].points[:, 0], out.xs[steps[left], left, 0])
-    np.testing.assert_allclose(out["x"].mean, out.xs[5::5].mean(axis=(0, 1)), rtol=1e-12)
+    np.testing.assert_array_equal(out["exit"].points[:, 0], xs[steps[left], left, 0])
+    np.testing.assert_allclose(out["x"].mean, xs[5::5].mean(axis=(0, 1)), rtol=1e-12)
 
 
 # Runs that blow up
