@@ -128,8 +128,8 @@ def _exact(noise: str, well: DoubleWell, kappa: float) -> float:
 
 
 def _routes(noise: str, well: DoubleWell, kappa: float) -> tuple[float, float, float]:
-    # A centre at -1 and a face at 1.
-    grid = Grid.uniform((-4.9875, 1.0125, 240))
+    # A centre at -1, and some cells behind 1.
+    grid = Grid.uniform((-4.9875, 1.1125, 244))
     tau = fokker_planck.exit_time(_model(noise, well, kappa), grid, inside=lambda x: x[0] < 1)
     formula = theory.kramers_time if noise == "constant" else theory.power_law_escape_time
     start = int(np.argmin(np.abs(grid.centres[0] + 1)))
