@@ -159,3 +159,17 @@ def test_a_seed_is_the_key_of_that_seed():
 def test_bad_keys(key, text):
     with pytest.raises((ValueError, TypeError), match=text):
         key_words(key)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_numbers_on_two_devices(dtype):
+    mesh = jax.make_mesh((2,), ("paths",), axis_types=(jax.sharding.AxisType.Auto,))
+    paths = jax.sharding.PartitionSpec("paths")
+    path = jnp.arange(128, dtype=jnp.uint32)
+
+    def draw(path):
+        return normals(key_words(1), path, jnp.uint32(9), 2, dtype)
+
+    divided = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=paths, out_specs=paths))(path)
+    assert len(divided.addressable_shards) == 2
+    assert np.array_equal(divided, jax.jit(draw)(path))
