@@ -47,5 +47,6 @@ class Progress:
 def _notebook() -> Callable | None:
     """The function of IPython that shows something under a cell, if this is a notebook."""
     ipython: Any = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return ipython.display.display if hasattr(shell, "kernel") else None
+    if ipython is None or not hasattr(ipython.get_ipython(), "kernel"):
+        return None
+    return ipython.display.display

@@ -90,7 +90,8 @@ def test_a_compiler_that_does_not_know_its_options_is_asked_once():
         return 2 * x
 
     fast, asked = _Fast(twice), []
-    wide = eqx.filter_jit(twice, compiler_options={"xla_cpu_prefer_vector_width_of": 512})
+    options = {"xla_cpu_prefer_vector_width_of": 512}
+    wide = eqx.filter_jit(twice, compiler_options=options)  # pyright: ignore[reportCallIssue]
 
     def refuses(x):
         asked.append(x)
