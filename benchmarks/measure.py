@@ -76,10 +76,9 @@ def table(header: Iterable[str], rows: Iterable[Iterable]) -> str:
 
 
 def machine() -> str:
-    """What was measured on what: one Markdown table."""
+    """What was measured with: one Markdown table. Each section says on which CPU it was, for they may be run apart."""
     packages = ("jax", "jaxlib", "diffrax", "equinox", "numpy")
     rows = [
-        ("CPU", f"{_cpu_model()}, {os.cpu_count()} cores"),
         ("system", platform.platform()),
         ("python", platform.python_version()),
         *((name, importlib.metadata.version(name)) for name in packages),
@@ -97,14 +96,14 @@ def commit() -> str:
 
 def now() -> str:
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, load {load}"
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {cpu_model()}, {os.cpu_count()} cores, load {load}"
 
 
 def _git(*args: str) -> str:
     return subprocess.run(["git", *args], cwd=HERE.parent, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}

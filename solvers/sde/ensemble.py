@@ -136,9 +136,10 @@ def simulate(
     Ctrl-C returns what there is, see `Ensemble.complete`; a second one raises `KeyboardInterrupt` at once. SIGTERM
     saves a checkpoint first, if there is to be one.
 
-    `progress` shows a line on standard error; by default only if that is a terminal. Raises `ValueError` or
-    `TypeError` for arguments that do not fit, and `FloatingPointError` if any path became non-finite, unless
-    `throw=False`: then these paths stop counting, are reported in `nonfinite`, and the rest is a biased sample.
+    `progress` shows a line on standard error, or under the cell of a notebook; by default only in a terminal or in a
+    notebook. Raises `ValueError` or `TypeError` for arguments that do not fit, and `FloatingPointError` if any path
+    became non-finite, unless `throw=False`: then these paths stop counting, are reported in `nonfinite`, and the rest
+    is a biased sample.
     """
     x0 = initial_states(x0, "paths", paths)
     n, d = x0.shape
