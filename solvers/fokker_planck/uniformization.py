@@ -6,6 +6,7 @@ would spoil an approximation that is accurate in the norm of L²(1/π).
 """
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -43,7 +44,7 @@ class Uniformization:
         self.work = 0.0
 
     @cached_property
-    def p(self) -> scipy.sparse.csr_matrix:
+    def p(self) -> Any:
         """P. Most laws are near enough, and never need it."""
         return (scipy.sparse.identity(len(self.leaving), format="csr") + self.a.tocsr() / self.rate).tocsr()
 
