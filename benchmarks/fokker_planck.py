@@ -38,15 +38,15 @@ def main() -> None:
     args = parser.parse_args()
     measure.pin()
     module = importlib.import_module("fokker_planck_speed")
-    parts = measure.parts(REPORT.read_text()) if REPORT.exists() else {}
     for name in args.section or SECTIONS:
         heading, function = SECTIONS[name]
         began, load = time.perf_counter(), measure.now()
         text = getattr(module, function)(args.quick)
-        parts[heading] = f"*{load}; library {measure.commit()}; {time.perf_counter() - began:.0f} s*\n\n{text}"
-        print(f"\n## {heading}\n\n{parts[heading]}", flush=True)
+        part = f"*{load}; library {measure.commit()}; {time.perf_counter() - began:.0f} s*\n\n{text}"
+        print(f"\n## {heading}\n\n{part}", flush=True)
         if not args.quick:
-            REPORT.write_text(_report(parts))
+            parts = measure.parts(REPORT.read_text()) if REPORT.exists() else {}
+            REPORT.write_text(_report(parts | {heading: part}))
 
 
 def _report(parts: dict[str, str]) -> str:

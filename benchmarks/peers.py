@@ -24,8 +24,9 @@ CENTRE = (0.2, 0.3, 0.0)
 
 def slope(x):
     """∇f, component by component."""
-    first = x[0] ** 3 - x[0] + TILT * x[1]
-    return [first, x[1] + TILT * x[0], *x[2:]]
+    if len(x) == 1:
+        return [x[0] ** 3 - x[0]]
+    return [x[0] ** 3 - x[0] + TILT * x[1], x[1] + TILT * x[0], *x[2:]]
 
 
 def centres(n: int) -> np.ndarray:
@@ -55,7 +56,7 @@ class FiPy:
         )
         # Walls reflect.
         drift.setValue(0.0, where=mesh.exteriorFaces)
-        self.initial = start(n, d).ravel(order="F") if d > 1 else np.exp(-((centres(n) - 0.2) ** 2) / (2 * WIDTH**2))
+        self.initial = start(n, d).ravel(order="F")
         self.variable = fipy.CellVariable(mesh=mesh, value=self.initial)
         self.equation = fipy.TransientTerm() == fipy.DiffusionTerm(TEMPERATURE) - fipy.ExponentialConvectionTerm(drift)
         self.solver = getattr(fipy, solver)(tolerance=tolerance, iterations=2000)

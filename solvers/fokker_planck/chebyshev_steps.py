@@ -14,6 +14,7 @@ intervals and numbers of terms are arguments, and runs on the device where JAX p
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +40,11 @@ class ChebyshevSteps:
     """exp(h A) for a generator that `fits`, to an error of rtol in sum."""
 
     def __init__(self, generator: Generator, rtol: float):
-        self.rtol, self.shape = rtol, generator.grid.shape
-        self.carrier = Uniformization(generator)
+        self.generator, self.rtol, self.shape = generator, rtol, generator.grid.shape
         # A law at rest must come out as exactly one.
         self.law = np.maximum(closed_law(generator), np.finfo(np.float64).tiny).ravel()
         self.distance = _for_rounding * rtol / np.finfo(np.float64).eps
-        jumps = generator_jumps(generator, np.zeros(self.shape), self.carrier.log_law.reshape(self.shape))
+        jumps = generator_jumps(generator, np.zeros(self.shape), np.zeros(self.shape))
         self.absorbing = not generator.conserving
         self.fastest = fastest_rate(jumps)
         # 4 L / λ, twice what is added to the identity in the argument of T_k.
@@ -68,19 +68,32 @@ class ChebyshevSteps:
     ) -> tuple[Float[np.ndarray, " n"], float, float]:
         """The mass in the cells and outside after an interval h, of which nothing is left to do."""
         total = mass.sum() + outside
-        mass, outside, h = self.carrier.carry(mass, outside, h, self.distance)
+        u, distance = self._ratio(mass)
+        if distance > self.distance:
+            mass, outside, h = self.carrier.carry(mass, outside, h, self.distance)
+            u, distance = self._ratio(mass)
         if h > 0:
-            mass = self._polynomials(mass, h)
+            mass = self._polynomials(u, h, _for_terms * self.rtol / max(distance, 1.0))
             outside = total - mass.sum() if self.absorbing else outside
         return mass, outside, 0.0
 
-    def _polynomials(self, mass, h):
-        allowed = _for_terms * self.rtol / max(self.carrier.distance(np.abs(mass)), 1.0)
+    @cached_property
+    def carrier(self) -> Uniformization:
+        """What brings a law nearer to equilibrium first, if it is so far that rounding would be too large."""
+        return Uniformization(self.generator)
+
+    def _ratio(self, mass):
+        # u, and its norm, the distance from equilibrium.
+        with np.errstate(over="ignore"):
+            u = mass / self.law
+            return u, float(np.sqrt(mass @ u))
+
+    def _polynomials(self, u, h, allowed):
         parts = 1
         while (c := coefficients(h / parts * self.fastest / 2, allowed / parts)) is None:
             parts *= 2
         padded = jnp.asarray(np.pad(c[::-1], (0, _most_terms - len(c))))
-        u = jnp.asarray((mass / self.law).reshape(self.shape))
+        u = jnp.asarray(u.reshape(self.shape))
         for _ in range(parts):
             u = chebyshev_sum(self.rates, self.killed, padded, jnp.asarray(len(c)), u)
         return np.asarray(u).ravel() * self.law
@@ -88,7 +101,7 @@ class ChebyshevSteps:
 
 def fastest_rate(jumps: Jumps) -> float:
     """A bound λ on the eigenvalues of -L under detailed balance, where sqrt(k_ij k_ji) couples cells: Gershgorin's."""
-    reach = jumps.leaving
+    reach = sum([*jumps.up, *jumps.down], jumps.killed)
     for k, (up, down) in enumerate(zip(jumps.up, jumps.down, strict=True)):
         u, d, r = (np.moveaxis(a, k, 0) for a in (up, down, reach))
         coupling = np.sqrt(u[:-1]) * np.sqrt(d[1:])
@@ -98,7 +111,7 @@ def fastest_rate(jumps: Jumps) -> float:
 
 
 def coefficients(z: float, error: float) -> Float[np.ndarray, " terms"] | None:
-    """2 e^(-z) I_k(z), the first one halved, up to a sum of the rest of `error`, scaled to the sum 1.
+    """2 e^(-z) I_k(z), the first one halved, up to a sum of the rest of `error`, scaled to the sum 1; an odd number.
 
     None if there would be `_most_terms` of them or more.
     """
@@ -109,7 +122,7 @@ def coefficients(z: float, error: float) -> Float[np.ndarray, " terms"] | None:
     c[0] /= 2
     rest = np.cumsum(c[::-1])[::-1]
     # A factor of two because the scaling moves what was cut off.
-    c = c[: max(2, int(np.sum(2 * rest > error)))]
+    c = c[: int(np.sum(2 * rest > error)) // 2 * 2 + 1]
     return None if len(c) >= _most_terms else c / c.sum()
 
 
@@ -123,15 +136,20 @@ def chebyshev_sum(
 ) -> Float[Array, "*shape"]:
     """Σ_k c_k T_k(X) u with 2 X - 2 given by the `rates`, by Clenshaw's recurrence; c comes from its last to its first.
 
-    One array is computed in each turn of the loop: a compiler that made several at once would repeat the work for each.
+    One array is computed at a time: a compiler that made several at once would repeat the work for each. And a turn of
+    the loop takes two terms, so that each result has a place to stay; the number of terms must be odd.
     """
+
+    def after_next(c, b, after):
+        return c * u + _jumped(rates, killed, b) + (b + (b - after))
 
     def turn(n, state):
         b, after = state
-        return coefficients[n] * u + _jumped(rates, killed, b) + (b + (b - after)), b
+        middle = after_next(coefficients[2 * n], b, after)
+        return after_next(coefficients[2 * n + 1], middle, b), middle
 
     zero = jnp.zeros_like(u)
-    b, after = lax.fori_loop(0, terms - 1, turn, (zero, zero))
+    b, after = lax.fori_loop(0, terms // 2, turn, (zero, zero))
     return coefficients[terms - 1] * u + 0.5 * _jumped(rates, killed, b) + (b - after)
 
 
