@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from test_solvers.fokker_planck_problems import gibbs, quadratic
 
+from solvers import Density, Grid, fokker_planck
+from solvers.fokker_planck import contour_steps, tridiagonal
 from solvers.fokker_planck.tridiagonal import blocks_for, factor, folded, solve, unfolded
 
 
@@ -50,6 +53,21 @@ def test_long_systems_keep_their_digits():
     blocks = blocks_for(size)
     factors = factor(*(jnp.asarray(v) for v in (-lower, lower + upper + 1, -upper)), blocks)
     np.testing.assert_allclose(unfolded(solve(factors, folded(jnp.asarray(b), blocks)), size), exact, atol=1e-14)
+
+
+def test_equal_intervals_on_a_line_come_to_use_factors_in_blocks(monkeypatch):
+    generator = fokker_planck.assemble(gibbs(quadratic, 0.3), Grid.uniform((-3.0, 3.0, 300)))
+    start, ts = Density.point(generator.grid, [1.0]), np.arange(1, 9) / 8
+    monkeypatch.setattr(contour_steps, "_patience", 99)
+    by_lapack = fokker_planck.evolve(generator, start, ts).densities[-1]
+    monkeypatch.setattr(contour_steps, "_long", 1)
+    monkeypatch.setattr(contour_steps, "_patience", 4)
+    calls = []
+    monkeypatch.setattr(tridiagonal, "solve", lambda *args: calls.append(1) or solve(*args))
+    in_blocks = fokker_planck.evolve(generator, start, ts).densities[-1]
+    # Half the nodes of the contour, in each interval after four.
+    assert len(calls) >= 4 * 5
+    np.testing.assert_allclose(in_blocks.mass, by_lapack.mass, rtol=0, atol=1e-13)
 
 
 def test_lowers_for_a_gpu():
