@@ -66,16 +66,19 @@ class ChebyshevSteps:
     def advance(
         self, mass: Float[np.ndarray, " n"], outside: float, h: float
     ) -> tuple[Float[np.ndarray, " n"], float, float]:
-        """The mass in the cells and outside after an interval h, of which nothing is left to do."""
+        """The mass in the cells and outside after an interval h, and how much of h is left for others to do.
+
+        That is nothing, unless the law is so far from equilibrium that rounding would be too large.
+        """
         total = mass.sum() + outside
         u, distance = self._ratio(mass)
         if distance > self.distance:
             mass, outside, h = self.carrier.carry(mass, outside, h, self.distance)
             u, distance = self._ratio(mass)
-        if h > 0:
+        if h > 0 and distance <= self.distance:
             mass = self._polynomials(u, h, _for_terms * self.rtol / max(distance, 1.0))
-            outside = total - mass.sum() if self.absorbing else outside
-        return mass, outside, 0.0
+            outside, h = total - mass.sum() if self.absorbing else outside, 0.0
+        return mass, outside, h
 
     @cached_property
     def carrier(self) -> Uniformization:

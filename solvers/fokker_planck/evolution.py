@@ -100,9 +100,9 @@ class _ByLength:
     ) -> tuple[Float[np.ndarray, " n"], float, float]:
         """The mass in the cells and outside after an interval h, of which nothing is left to do."""
         if self.polynomials.products(h) <= _most_products:
-            return self.polynomials.advance(mass, outside, h)
+            mass, outside, h = self.polynomials.advance(mass, outside, h)
         generator, rtol, *_ = self.arguments
-        if self.contour is None:
+        if h > 0 and self.contour is None:
             self.split = self.split or SplitSteps(generator, rtol, _patience if generator.grid.ndim == 2 else np.inf)
             mass, outside, h = self.split.advance(mass, outside, h)
         if h > 0:
