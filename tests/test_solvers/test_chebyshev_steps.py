@@ -11,7 +11,7 @@ from jax import export
 from test_solvers.fokker_planck_problems import gibbs, loss_proportional, quadratic
 
 from solvers import Density, Grid, fokker_planck
-from solvers.fokker_planck import chebyshev_steps
+from solvers.fokker_planck import chebyshev_steps, uniformization
 from solvers.fokker_planck.chebyshev_steps import ChebyshevSteps, chebyshev_sum, coefficients, fastest_rate
 from solvers.fokker_planck.jumps import generator_jumps
 
@@ -93,6 +93,15 @@ def test_divided_intervals_give_the_same(monkeypatch):
     monkeypatch.setattr(chebyshev_steps, "_most_terms", 24)
     divided, _, _ = ChebyshevSteps(generator, 1e-10).advance(start, 0.0, 2.0)
     assert 0 < np.abs(whole - divided).sum() < 2e-10
+
+
+def test_a_law_that_is_too_far_is_left_to_others(monkeypatch):
+    generator = fokker_planck.assemble(gibbs(_well, 0.02), _plane)
+    start = Density.point(_plane, [2.3, 1.8])
+    monkeypatch.setattr(uniformization, "_most_work", 0.0)
+    mass, _, left = ChebyshevSteps(generator, 1e-6).advance(start.mass.ravel(), 0.0, 0.1)
+    assert left == 0.1
+    np.testing.assert_array_equal(mass, start.mass.ravel())
 
 
 def test_other_rates_intervals_and_tolerances_compile_nothing():
