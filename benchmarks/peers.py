@@ -116,8 +116,7 @@ def py_pde(n: int, steps: int) -> Callable[[int], np.ndarray]:
 def fplanck_model(n: int, d: int):
     """fplanck's model of the problem, in n^d cells."""
     # fplanck 0.2.2 was written for NumPy 1.
-    if not hasattr(np, "product"):
-        np.prod = np.prod  # pyright: ignore[reportAttributeAccessIssue]
+    vars(np).setdefault("product", np.prod)
     import fplanck
     from scipy.constants import k
 
