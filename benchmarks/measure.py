@@ -75,9 +75,8 @@ def table(header: Iterable[str], rows: Iterable[Iterable]) -> str:
     return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
 
 
-def machine() -> str:
+def machine(packages: Iterable[str] = ("jax", "jaxlib", "diffrax", "equinox", "numpy")) -> str:
     """What was measured with: one Markdown table. Each section says on which CPU it was, for they may be run apart."""
-    packages = ("jax", "jaxlib", "diffrax", "equinox", "numpy")
     rows = [
         ("system", platform.platform()),
         ("python", platform.python_version()),
@@ -85,6 +84,11 @@ def machine() -> str:
         ("this library", commit()),
     ]
     return table(("", ""), rows)
+
+
+def parts(report: str) -> dict[str, str]:
+    """The sections of a report by their headings."""
+    return {h: text for h, _, text in (part.partition("\n") for part in report.split("\n## ")[1:])}
 
 
 def commit() -> str:
