@@ -39,6 +39,15 @@ def multilevel_log_law(
     return balanced(generator, density + np.log(grid.volumes))
 
 
+def reversed_jumps(generator: Generator, log_mass: Float[np.ndarray, "*shape"]) -> Jumps:
+    """The jumps of the process that runs backwards in time in the law π = exp(log_mass): rates π_j k_ji / π_i.
+
+    What the rates out of a cell then lack counts as killed: what faces absorb and, if π is not quite stationary,
+    -A π / π.
+    """
+    return _reversed(generator_jumps(generator, np.zeros(generator.grid.shape), log_mass), log_mass)
+
+
 def halves(generator: Generator) -> bool:
     """Whether there is a grid with cells twice as wide."""
     return all(n % 2 == 0 and n >= 4 for n in generator.grid.shape)

@@ -10,6 +10,7 @@ from ..density import Density
 from .assembly import Generator, check_generator
 from .contour_steps import ContourSteps
 from .current import check_grid
+from .krylov_steps import KrylovSteps
 from .split_steps import SplitSteps
 
 _smallest_rtol = 1e-12
@@ -75,6 +76,8 @@ def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: floa
 
 
 def _stepper(generator: Generator, rtol: float, start: Float[np.ndarray, " n"], longest: float) -> Any:
+    if generator.grid.size >= _few and generator.grid.ndim > 1 and not SplitSteps.fits(generator):
+        return KrylovSteps(generator, rtol)
     if not SplitSteps.fits(generator) or generator.grid.size < _few:
         return ContourSteps(generator, rtol, start, longest)
     return SplitSteps(generator, rtol) if generator.grid.ndim == 3 else _Either(generator, rtol, start, longest)
