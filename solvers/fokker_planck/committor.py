@@ -76,7 +76,8 @@ def committor(
 
     Boundaries of sets lie where the functions change between two cell centres, see `exit_time`. In one dimension, under
     detailed balance, all results are exact but for quadrature, of eighth order, with full relative accuracy down to
-    1e-300; otherwise they are second order in the width of the cells.
+    1e-300; otherwise they are second order in the width of the cells. D may be any positive semidefinite tensor, as for
+    `exit_time`; jumps along its diagonals must not lead from one set straight into the other.
 
     Raises `ValueError` if one of the sets has no cell, if they overlap or are not separated by free cells, and
     `ArithmeticError` if a result is below its rounding error.

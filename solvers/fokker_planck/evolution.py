@@ -48,8 +48,9 @@ def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: floa
     `ts[i + 1]`; the grid's own error, second order in the cells, comes on top: at late times the law is that of
     `stationary` without `extrapolate`. Any interval is one step for a reversible process in one dimension, once a start
     far from equilibrium has come near it; in more dimensions steps are as long as `rtol` lets them, and grow as the law
-    settles. Without detailed balance an interval is divided until two results agree to `rtol`. Equal intervals are
-    cheapest: they share their matrix factors.
+    settles. Without detailed balance, and with a full D, a Krylov space grows until the result settles to `rtol`, and
+    an interval is divided if it gets too large (on one axis, or below 2048 cells: until two results agree). Equal
+    intervals are cheapest: they share their matrix factors.
 
     Masses below zero, which the approximation may give, are set to zero and the rest rescaled, if all of them together
     are smaller than `rtol`; otherwise a `RuntimeError` is raised. `ValueError` for times that do not increase, an

@@ -68,10 +68,13 @@ def exit_time(process: Any, grid: Grid, inside: Callable, boundary: str | Sequen
     The boundary of the set lies where `inside` changes between two cell centres: it need not follow the grid, but sets
     thinner than a cell are not seen. In one dimension means are exact but for quadrature, of eighth order in the width
     of the cells, and have full relative accuracy up to 1e300, however rare exits are; the variance is extrapolated to
-    sixth order. In two and three dimensions both are second order, and `error` compares with cells twice as wide.
+    sixth order. In two and three dimensions both are second order, and `error` compares with cells twice as wide; D may
+    be any positive semidefinite tensor. With a full D, and constant D and drift zero, means that are quadratic in x are
+    exact; where the set meets a no-flux wall, or drift has a direction without diffusion, errors are first order.
 
     Raises `ValueError` if there are no cells in the set, or none outside it and no way out, and `ArithmeticError` if
-    exits are too rare for float64, which in more than one dimension happens at about 1e12 jumps.
+    exits are too rare for float64, which in more than one dimension happens at about 1e12 jumps, or if a degenerate
+    noise never leaves.
     """
     kinds = checked_boundary(process, grid, boundary, most_axes=3)
     regions = outside(grid, kinds, inside)

@@ -76,6 +76,16 @@ class Killed:
         killed[alone] = 1.0
         return Jumps(up, down, killed.reshape(shape), np.where(alone.reshape(shape), -np.inf, log_mass))
 
+    def whole_matrix(self, stretched: bool, size: int) -> scipy.sparse.csr_array:
+        """`matrix` on all cells of the grid, of which those in the sets have 1 on the diagonal."""
+        rate, inner = self._rate(stretched), self.edges.label == 0
+        alone = np.setdiff1d(np.arange(size), self.free)
+        diagonal = np.bincount(self.edges.source, rate, size)
+        diagonal[alone] = 1.0
+        entries = (-rate[inner], (self.edges.source[inner], self.edges.target[inner]))
+        off = scipy.sparse.csr_array(entries, shape=(size, size))
+        return scipy.sparse.csr_array(off + scipy.sparse.diags_array(diagonal))
+
     def _rate(self, stretched: bool) -> Float[np.ndarray, " edges"]:
         return self.edges.rate * self.edges.stretch if stretched else self.edges.rate
 

@@ -6,6 +6,7 @@ import scipy.sparse.linalg
 from jaxtyping import Float
 
 from .assembly import Generator
+from .axis_jumps import axis_jumps, many_full, wraps
 from .davidson import slowest
 from .gmres import gmres
 from .killed import Killed
@@ -59,7 +60,7 @@ class Solver:
             if transposed:
                 mass = np.exp(log_law - np.max(log_law)).ravel()
                 edges, self.density = edges.reversed(mass), np.maximum(mass[edges.free], np.finfo(np.float64).tiny)
-            self._method = _Iterations(edges, stretched, log_law)
+            self._method = _Iterations(generator, edges, stretched, log_law)
         else:
             self._method = _Elimination(scipy.sparse.csc_matrix(matrix.T) if transposed else matrix)
         # Jumps that are nothing but rounding, before a set is reached. Of the inverse of a matrix that rounding has
@@ -96,7 +97,8 @@ class Solver:
 
 def by_iterations(generator: Generator, edges: Killed) -> bool:
     """Whether multigrid takes the place of elimination; then the stationary law is of use."""
-    return len(edges.free) >= _many[generator.grid.ndim] and generator.diagonals is None
+    many = _many if generator.diagonals is None else many_full
+    return len(edges.free) >= many[generator.grid.ndim]
 
 
 def _log_law(generator: Generator, law: Float[np.ndarray, "..."] | None) -> Float[np.ndarray, "..."]:
@@ -128,10 +130,18 @@ class _Elimination:
 class _Iterations:
     """On the whole grid, where cells in the sets are alone; `left` is the largest error of a solution so far."""
 
-    def __init__(self, edges: Killed, stretched: bool, log_law: Float[np.ndarray, "..."]):
-        jumps = edges.jumps(stretched, log_law)
+    def __init__(self, generator: Generator, edges: Killed, stretched: bool, log_law: Float[np.ndarray, "..."]):
+        if generator.diagonals is None:
+            jumps = edges.jumps(stretched, log_law)
+            self.matrix = jumps.matrix()
+        else:
+            self.matrix = edges.whole_matrix(stretched, log_law.size)
+            alone = np.ones(log_law.size, dtype=bool)
+            alone[edges.free] = False
+            log_mass = np.where(alone.reshape(log_law.shape), -np.inf, log_law)
+            jumps = axis_jumps(self.matrix, wraps(generator), log_mass)
         self.free, self.mass = edges.free, np.exp(jumps.log_mass.ravel() - np.max(jumps.log_mass))
-        self.matrix, self.inverse, self.left = jumps.matrix(), Multigrid(jumps), 0.0
+        self.inverse, self.left = Multigrid(jumps), 0.0
 
     def solve(self, f, start, tolerance):
         start = np.zeros_like(f) if start is None else start

@@ -3,7 +3,7 @@ r"""Decay rates and modes of smallest modulus of a large sparse generator.
 In variables v = φ sqrt(π) the backward generator is -S with S = -diag(sqrt π) Aᵀ diag(1 / sqrt π), symmetric under
 detailed balance. Its null vector sqrt(π) is known, so that the pseudo-inverse of S is one pinned solve between two
 projections: its largest eigenvalues 1 / λ are the slowest rates, without a shift to choose. With many cells multigrid
-takes the place of elimination, unless D is full.
+takes the place of elimination.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import scipy.sparse.linalg
 from jaxtyping import Bool, Float, Inexact
 
 from .assembly import Generator
+from .axis_jumps import many_full
 from .multigrid_modes import multigrid_rates_and_modes
 from .stationary import m_matrix_lu
 
@@ -45,7 +46,9 @@ def krylov_rates_and_modes(
     """
     n, zeros = generator.grid.size, int(generator.conserving)
     many = _many if generator.reversible else _many_irreversible[generator.grid.ndim]
-    if generator.diagonals is None and n >= many:
+    if generator.diagonals is not None:
+        many = many_full[generator.grid.ndim]
+    if n >= many:
         log_law = generator.log_weights
         if log_law is None:
             log_law = np.log(np.maximum(weights, np.finfo(np.float64).tiny))

@@ -23,6 +23,7 @@ import scipy.sparse.linalg
 from jaxtyping import Float
 
 from .assembly import Generator
+from .axis_jumps import axis_jumps, many_full, reversed_matrix, wraps
 from .balance import reversed_jumps
 from .gmres import dot, gmres, norm
 from .multigrid import Multigrid
@@ -127,8 +128,9 @@ class KrylovSteps:
             if len(self.solvers) >= 2:
                 self.solvers.pop(next(iter(self.solvers)))
             grid = self.generator.grid
-            many = self.generator.diagonals is None and grid.size >= _many[grid.ndim]
-            self.solvers[key] = self._iterations(key) if many else self._elimination(key)
+            many = _many if self.generator.diagonals is None else many_full
+            make = self._iterations if grid.size >= many[grid.ndim] else self._elimination
+            self.solvers[key] = make(key)
         return self.solvers[key]
 
     def _elimination(self, gamma):
@@ -138,16 +140,20 @@ class KrylovSteps:
 
     def _iterations(self, gamma):
         # The process that runs backwards in time, for which m / π is a function.
-        back = reversed_jumps(self.generator, 2 * np.log(self.root).reshape(self.generator.grid.shape))
-        jumps = dataclasses.replace(back, killed=back.killed + 1 / gamma)
+        generator, root = self.generator, self.root
+        log_law = 2 * np.log(root).reshape(generator.grid.shape)
+        back = reversed_matrix(generator, log_law)
+        shift = scipy.sparse.diags_array(np.full(root.size, 1 / gamma))
         # Where the law is too small for float64 rates backwards in time are not right, and more may seem to be won than
         # lost. For multigrid that is left out.
-        inverse, root = (
-            Multigrid(dataclasses.replace(jumps, killed=np.maximum(back.killed, 0.0) + 1 / gamma)),
-            self.root,
-        )
+        if generator.diagonals is None:
+            jumps = reversed_jumps(generator, log_law)
+            jumps = dataclasses.replace(jumps, killed=np.maximum(jumps.killed, 0.0) + 1 / gamma)
+        else:
+            jumps = axis_jumps(scipy.sparse.csr_array(back + shift), wraps(generator), log_law)
+        inverse = Multigrid(jumps)
         scale = scipy.sparse.diags_array(root)
-        matrix = (scale @ jumps.matrix() @ scipy.sparse.diags_array(1 / root)).todia()
+        matrix = scipy.sparse.csr_array(scale @ back @ scipy.sparse.diags_array(1 / root) + shift)
         apply = lambda r: root * inverse(r / root)  # noqa: E731
 
         def solve(v, tolerance):

@@ -6,6 +6,7 @@ import scipy.sparse.linalg
 from jaxtyping import Float, Inexact
 
 from .assembly import Generator
+from .axis_jumps import axis_jumps, wraps
 from .davidson import slowest
 from .gmres import gmres
 from .jumps import generator_jumps
@@ -13,6 +14,9 @@ from .multigrid import Multigrid
 
 # More starting vectors than modes: one of several equal rates is not missed.
 _extra = 3
+
+# The error of the approximate inverse of a full D.
+_near = 1e-2
 
 # The error of the polished modes.
 _tolerance = 1e-10
@@ -32,15 +36,21 @@ def multigrid_rates_and_modes(
     `log_law` is the logarithm of the stationary law, with absorbing faces closed. Raises `ArithmeticError` if a mode is
     not found, or its residual does not vanish.
     """
-    jumps = generator_jumps(generator, np.zeros(generator.grid.shape), log_law)
-    matrix, inverse = jumps.matrix(), Multigrid(jumps)
+    if generator.diagonals is None:
+        jumps = generator_jumps(generator, np.zeros(generator.grid.shape), log_law)
+        matrix = jumps.matrix()
+    else:
+        matrix = scipy.sparse.csr_array(-generator.matrix.T)
+        jumps = axis_jumps(matrix, wraps(generator), log_law)
+    inverse = Multigrid(jumps)
     mass = np.exp(log_law.ravel() - np.max(log_law))
     mass /= mass.sum()
     zeros = int(generator.conserving)
     if k == zeros:
         return np.zeros(zeros), np.ones((zeros, mass.size)), np.zeros(zeros)
-    start = _start(inverse, mass, k - zeros + _extra)
-    found, modes = slowest(matrix, inverse, start, mass, k - zeros, bool(zeros), generator.reversible)
+    nearer = inverse if generator.diagonals is None else _nearer(matrix, inverse, mass, bool(zeros))
+    start = _start(nearer, mass, k - zeros + _extra)
+    found, modes = slowest(matrix, nearer, start, mass, k - zeros, bool(zeros), generator.reversible)
     rates = np.append(np.zeros(zeros), found)
     modes = np.concatenate([np.ones((zeros, mass.size)), modes])
     for i in range(zeros, k):
@@ -50,10 +60,25 @@ def multigrid_rates_and_modes(
             continue
         if generator.reversible:
             modes[i] = _polished(matrix, inverse, mass, rates[i], modes[i], modes[:i])
-            rates[i] = _dirichlet(jumps, mass, modes[i])
+            rates[i] = _dirichlet(matrix, generator.exit_rates.ravel(), mass, modes[i])
         else:
             rates[i], modes[i] = _better(matrix, inverse, mass, rates[i], modes[i], modes[:zeros])
-    return rates, modes, (np.abs(modes) ** 2 * mass) @ jumps.leaving.ravel()
+    return rates, modes, (np.abs(modes) ** 2 * mass) @ matrix.diagonal()
+
+
+def _nearer(matrix, inverse, mass, singular):
+    # For a full D, to which multigrid is a guide only, some steps of GMRES in L²(π) are the approximate inverse.
+    root = np.sqrt(np.maximum(mass, np.finfo(np.float64).tiny))
+    centred = (lambda u: u - mass @ u) if singular else (lambda u: u)
+    scaled = scipy.sparse.linalg.LinearOperator(
+        matrix.shape, matvec=lambda v: root * (matrix @ (v / root)), dtype=np.float64
+    )  # pyright: ignore
+
+    def nearer(f):
+        v = gmres(scaled, lambda r: root * centred(inverse(centred(r / root))), root * f, np.zeros_like(f), _near)[0]
+        return v / root
+
+    return nearer
 
 
 def _better(matrix, inverse, mass, rate, mode, constants):
@@ -82,14 +107,14 @@ def _quotient(matrix, mass, mode):
     return left / (np.sum(mass * matrix.diagonal() * np.abs(mode) ** 2) / square), rate
 
 
-def _dirichlet(jumps, mass, mode):
+def _dirichlet(matrix, exit_rates, mass, mode):
     # Σ π_i k_ij (φ_i - φ_j)² + Σ π_i κ_i φ_i² over Σ π φ². Squares of small differences do not cancel as the terms of
     # -L φ do, where wells are left so rarely that φ is almost constant in each.
-    mass, mode = (a.reshape(jumps.killed.shape) for a in (mass, mode))
-    rate = jumps.killed * mode**2
-    for k, up in enumerate(jumps.up):
-        rate = rate + up * (np.roll(mode, -1, axis=k) - mode) ** 2
-    return np.sum(mass * rate) / np.sum(mass * mode**2)
+    entries = matrix.tocoo()
+    i, j = entries.coords
+    # The diagonal has no difference; every pair is there from both sides.
+    traffic = -0.5 * mass[i] * entries.data * (mode[j] - mode[i]) ** 2
+    return (np.sum(traffic) + np.sum(mass * exit_rates * mode**2)) / np.sum(mass * mode**2)
 
 
 def _start(inverse, mass, count):

@@ -52,7 +52,8 @@ def quasi_stationary(
     In one dimension the rate is the squared singular value of a bidiagonal matrix, extrapolated to sixth order in the
     width of the cells: it keeps full relative accuracy down to 1e-300. In two and three dimensions it is extrapolated
     from this grid and one with cells twice as wide, of about third order for a smooth boundary, and `error` is the
-    difference which that made. Masses are those of the density at cell centres, second order.
+    difference which that made. Masses are those of the density at cell centres, second order. D may be any positive
+    semidefinite tensor, as for `exit_time`.
 
     Raises `ValueError` as `exit_time`, and `ArithmeticError` for rates below rounding, in more than one dimension.
     """
