@@ -213,3 +213,19 @@ def test_jumps_from_one_set_into_the_other_are_refused():
             lambda x: (x[0] < 0) & (x[1] < 0),
             lambda x: (x[0] > 0) & (x[1] > 0),
         )
+
+
+# --- what can't be answered -------------------------------------------------------------------------------------------
+
+
+def test_exits_too_rare_for_float64_are_refused():
+    noise = jnp.asarray(np.linalg.cholesky(np.array([[0.008, 0.004], [0.004, 0.01]])))
+    process = Diffusion(lambda t, x: jnp.stack([x[0] - x[0] ** 3, -2 * x[1]]), lambda t, x: noise)
+    with pytest.raises(ArithmeticError, match=r"too rarely for float64.*one-dimensional"):
+        fokker_planck.exit_time(process, Grid.uniform((-2.0, 2.0, 40), (-0.5, 0.5, 16)), lambda x: x[0] < 0.3)
+
+
+def test_sets_that_degenerate_noise_never_leaves_are_refused():
+    process = Diffusion(lambda t, x: 0 * x, lambda t, x: jnp.asarray([[1.0], [0.0]]))
+    with pytest.raises(ArithmeticError, match="too rarely"):
+        fokker_planck.exit_time(process, Grid.uniform((-1.0, 1.0, 10), (-1.0, 1.0, 10)), lambda x: jnp.abs(x[1]) < 0.5)
