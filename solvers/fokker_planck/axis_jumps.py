@@ -36,16 +36,30 @@ def axis_jumps(matrix: scipy.sparse.csr_array, periodic: tuple[bool, ...], log_m
         if wraps:
             step[k] = (step[k] + shape[k] // 2) % shape[k] - shape[k] // 2
     killed = np.maximum(matrix.diagonal() - np.bincount(source, rate, n), 0.0).reshape(shape)
-    alone, rates = np.isneginf(log_mass), []
-    for k, sign in ((k, sign) for sign in (1, -1) for k in range(len(shape))):
-        there = sign * step[k] > 0
-        through = np.bincount(source[there], rate[there] * step[k, there] ** 2, n).reshape(shape)
-        if not periodic[k]:
-            np.moveaxis(through, k, 0)[-1 if sign > 0 else 0] = 0.0
-        lost = np.roll(alone, -sign, axis=k)
-        killed += np.where(lost, through, 0.0)
-        rates.append(np.where(lost | alone, 0.0, through))
-    return Jumps(tuple(rates[: len(shape)]), tuple(rates[len(shape) :]), killed, log_mass)
+    alone, ups, downs = np.isneginf(log_mass), [], []
+    for k in range(len(shape)):
+        spreads = []
+        for sign in (1, -1):
+            there = sign * step[k] > 0
+            through = np.bincount(source[there], rate[there] * step[k, there] ** 2, n).reshape(shape)
+            if not periodic[k]:
+                np.moveaxis(through, k, 0)[-1 if sign > 0 else 0] = 0.0
+            lost = np.roll(alone, -sign, axis=k)
+            killed += np.where(lost, through, 0.0)
+            spreads.append(np.where(lost | alone, 0.0, through))
+        up, down = _in_balance(spreads[0], np.roll(spreads[1], -1, axis=k), np.roll(log_mass, -1, axis=k) - log_mass)
+        ups.append(up)
+        downs.append(np.roll(down, 1, axis=k))
+    return Jumps(tuple(ups), tuple(downs), killed, log_mass)
+
+
+def _in_balance(up, down, log_ratio):
+    # Detailed balance with the geometric mean of both: what circulates is not a matter of neighbours alone, and a rate
+    # that is left out one way may leave a coarse cell without any.
+    with np.errstate(invalid="ignore"):
+        root = np.exp(0.5 * np.clip(log_ratio, -_largest_log, _largest_log))
+    both = np.sqrt(up * down)
+    return np.where(both > 0, both * root, 0.0), np.where(both > 0, both / root, 0.0)
 
 
 def reversed_matrix(generator: Generator, log_mass: Float[np.ndarray, "..."]) -> scipy.sparse.csr_array:

@@ -41,10 +41,10 @@ def test_an_ellipsoid_by_iterations(monkeypatch):
 
 def test_rates_and_laws_by_iterations(monkeypatch):
     # n₁ (1 + i) + n₂ (1 - i), with the law of elimination.
-    generator = fokker_planck.assemble(turning(1.0), Grid.uniform((-2.0, 2.0, 32), (-2.4, 2.4, 32)))
+    generator = fokker_planck.assemble(turning(1.0), Grid.uniform((-2.0, 2.0, 24), (-2.4, 2.4, 24)))
     law = fokker_planck.stationary(generator).mass
     exact = fokker_planck.spectrum(generator, 4).matrix_rates
-    monkeypatch.setitem(many_full, 2, 500)
+    monkeypatch.setitem(many_full, 2, 400)
     found = fokker_planck.spectrum(generator, 4)
     np.testing.assert_allclose(found.weights, law, rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(found.matrix_rates, exact, rtol=1e-8, atol=1e-12)
