@@ -47,17 +47,18 @@ def axis_jumps(matrix: scipy.sparse.csr_array, periodic: tuple[bool, ...], log_m
             lost = np.roll(alone, -sign, axis=k)
             killed += np.where(lost, through, 0.0)
             spreads.append(np.where(lost | alone, 0.0, through))
-        up, down = _in_balance(spreads[0], np.roll(spreads[1], -1, axis=k), np.roll(log_mass, -1, axis=k) - log_mass)
+        up, down = _in_balance(spreads[0], np.roll(spreads[1], -1, axis=k), log_mass, np.roll(log_mass, -1, axis=k))
         ups.append(up)
         downs.append(np.roll(down, 1, axis=k))
     return Jumps(tuple(ups), tuple(downs), killed, log_mass)
 
 
-def _in_balance(up, down, log_ratio):
+def _in_balance(up, down, log_mass, log_mass_above):
     # Detailed balance with the geometric mean of both: what circulates is not a matter of neighbours alone, and a rate
     # that is left out one way may leave a coarse cell without any.
     with np.errstate(invalid="ignore"):
-        root = np.exp(0.5 * np.clip(log_ratio, -_largest_log, _largest_log))
+        # Cells that are alone have no ratio, and no rates.
+        root = np.exp(0.5 * np.clip(log_mass_above - log_mass, -_largest_log, _largest_log))
     both = np.sqrt(up * down)
     return np.where(both > 0, both * root, 0.0), np.where(both > 0, both / root, 0.0)
 
