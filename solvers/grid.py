@@ -157,7 +157,7 @@ class Grid(eqx.Module):
         for index in np.ndindex(*[nodes] * self.ndim):
             points = np.stack(np.meshgrid(*[a[:, i] for a, i in zip(along, index, strict=True)], indexing="ij"), -1)
             weight = np.prod([w[i] for i in index])
-            total += weight * _evaluate_batched(batched, points.reshape(-1, self.ndim)).reshape(self.shape)
+            total += weight * evaluate_batched(batched, points.reshape(-1, self.ndim)).reshape(self.shape)
         return total
 
     def __str__(self) -> str:
@@ -169,10 +169,11 @@ class Grid(eqx.Module):
 
 def evaluate(fn: Callable, points: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, "n *value"]:
     """`fn` of one point (d,) at each of the points, vectorised and compiled, in slices of bounded memory."""
-    return _evaluate_batched(jax.jit(jax.vmap(fn)), points)
+    return evaluate_batched(jax.jit(jax.vmap(fn)), points)
 
 
-def _evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, "n *value"]:
+def evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, "n *value"]:
+    """A function of points (n, d), compiled already, in slices of bounded memory."""
     slices = [points[i : i + _points_per_call] for i in range(0, len(points), _points_per_call)]
     with traceable("A function of one point x"):
         return np.concatenate([np.asarray(batched(jax.numpy.asarray(s))) for s in slices])

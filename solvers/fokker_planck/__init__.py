@@ -4,8 +4,12 @@
 dimensions; `stationary`, `evolve`, `spectrum`, `current` and `relaxation` use it. `radial` reduces a process that is
 symmetric under rotations, in any number of dimensions, to its radius.
 `exit_time`, `quasi_stationary` and `committor` say when a process leaves a set, how it behaves before that, and how it
-goes from one set to another: they take the process, with a diagonal D, the grid, and boolean functions of a point. All
-of this needs float64: `jax.config.update("jax_enable_x64", True)`.
+goes from one set to another: they take the process, the grid, and boolean functions of a point.
+
+Rare events: on one axis, and for `radial` processes, rates keep all their digits down to 1e-300. On more axes a rate is
+told from zero if it is above about 1e-15 of the mean rate of jumps in its mode, that is D / width² there; below, all
+functions refuse. Wider cells and more noise help. All of this needs float64:
+`jax.config.update("jax_enable_x64", True)`.
 """
 
 from .assembly import Boundary as Boundary, Generator as Generator, assemble as assemble, coarsen as coarsen

@@ -11,12 +11,16 @@ from .assembly import Generator, check_generator
 from .chebyshev_steps import ChebyshevSteps
 from .contour_steps import ContourSteps
 from .current import check_grid
+from .krylov_steps import KrylovSteps
 from .split_steps import SplitSteps
 
 _smallest_rtol = 1e-12
 
 # Below so many cells the factors of a few large systems cost less time than to compile what larger grids need.
 _few = 1 << 12
+
+# The same, without detailed balance: from so many cells on a Krylov space is cheaper than those factors.
+_few_turning = 1 << 11
 
 # An interval is a polynomial of the generator if it has at most about so many terms. If it would have more, steps axis
 # by axis take less time; or, over a plane, the factors of a few large systems: as much as so many of these steps.
@@ -52,8 +56,9 @@ def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: floa
     `stationary` without `extrapolate`. Any interval is one step for a reversible process in one dimension, once a start
     far from equilibrium has come near it. In more dimensions it is one polynomial of the generator, compiled by JAX for
     the shape of the grid, if it is at most some million times the shortest time scale; beyond, steps are as long as
-    `rtol` lets them, and grow as the law settles. Without detailed balance an interval is divided until two results
-    agree to `rtol`. Equal intervals are cheapest: they share their matrix factors.
+    `rtol` lets them, and grow as the law settles. Without detailed balance, and with a full D, a Krylov space grows
+    until the result settles to `rtol`, and an interval is divided if it gets too large (on one axis, or below 2048
+    cells: until two results agree). Equal intervals are cheapest: they share their matrix factors.
 
     Masses below zero, which the approximation may give, are set to zero and the rest rescaled, if all of them together
     are smaller than `rtol`; otherwise a `RuntimeError` is raised. `ValueError` for times that do not increase, an
@@ -80,7 +85,10 @@ def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: floa
 
 
 def _stepper(generator: Generator, rtol: float, start: Float[np.ndarray, " n"], longest: float) -> Any:
-    if generator.grid.ndim == 1 or not ChebyshevSteps.fits(generator) or generator.grid.size < _few:
+    fits = ChebyshevSteps.fits(generator)
+    if generator.grid.ndim > 1 and not fits and generator.grid.size >= _few_turning:
+        return KrylovSteps(generator, rtol)
+    if generator.grid.ndim == 1 or not fits or generator.grid.size < _few:
         return ContourSteps(generator, rtol, start, longest)
     return _ByLength(generator, rtol, start, longest)
 

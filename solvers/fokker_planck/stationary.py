@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ..density import Density
 from .assembly import Generator, assemble, check_generator, coarsen
+from .axis_jumps import many_full
 from .balance import multilevel_log_law
 from .extrapolation import extrapolate as extrapolated
 from .jump_edges import LongJumpsError
@@ -132,10 +133,8 @@ def _check_one_law(generator: Generator) -> None:
 
 def _eliminate(generator: Generator) -> Float[np.ndarray, " n"]:
     a = generator.matrix
-    if generator.diagonals is None:
-        mass = np.exp(multilevel_log_law(generator, _eliminated, _many[generator.grid.ndim])).ravel()
-    else:
-        mass = _eliminated(generator)
+    many = _many if generator.diagonals is None else many_full
+    mass = np.exp(multilevel_log_law(generator, _eliminated, many[generator.grid.ndim])).ravel()
     mass /= mass.sum()
     residual = np.abs(a @ mass).sum() / np.abs(a.diagonal() * mass).sum()
     if not residual <= _residual_limit or np.any(mass < 0):

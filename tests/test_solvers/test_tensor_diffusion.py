@@ -483,11 +483,6 @@ def test_generators_that_do_not_fit_are_refused(monkeypatch):
         fokker_planck.assemble(_correlated, sigmas(_covariance, 6, 128))
 
 
-def test_exit_times_of_full_tensors_are_refused():
-    with pytest.raises(NotImplementedError, match=r"diagonal.*sde.simulate"):
-        fokker_planck.exit_time(_correlated, sigmas(_covariance, 6, 16), lambda x: x @ x < 1)
-
-
 @pytest.mark.parametrize("shape", [(64, 64), (40, 24)])
 def test_corners_that_all_edges_leave_are_joined_to_the_rest(shape):
     """Strong correlation in a wide box: in two of its corners every jump of the decomposition leads out."""
