@@ -91,10 +91,12 @@ def test_student_modes_are_polynomials():
     ],
 )
 def test_double_well_rates(process, exact):
+    # At κ = 1/4 the wells are narrow, and the tails, x^-20, are far below rounding at 30.
+    reach = 30.0 if exact[0] == 0.000149543887885172617 else 1e3
     grid = (
         Grid.uniform((-5.0, 5.0, 1000))
         if exact[0] in (0.187170418087098538, 0.0335452873080006109)
-        else (Grid.stretched((1e3, 1200, 1.0)))
+        else Grid.stretched((reach, 1200, 1.0))
     )
     sp = _spectrum(process, grid, 4)
     np.testing.assert_allclose(sp.rates[1:], exact, rtol=1e-8)
