@@ -13,6 +13,7 @@ Only drift, noise and the masses enter: no closed form, and not the matrix of a 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -70,7 +71,7 @@ class Stein(eqx.Module):
         return "\n".join([f"Stein: {verdict}; residuals as a fraction of their scale", *rows])
 
 
-def stein(process: AbstractDiffusion, p: Density) -> Stein:
+def stein(process: Any, p: Any) -> Stein:
     """Holds the law `p` against `process` by test functions; for laws that were computed, sampled, or written down.
 
     A law may pass with an error of about its `error`, and small features that no low moment sees. Where grid or
