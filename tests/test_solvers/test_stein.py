@@ -80,7 +80,7 @@ def test_too_few_cells_prove_nothing():
 
 
 def test_other_arguments_are_refused(unchecked):
-    with pytest.raises(TypeError, match="`p` must be a `Density`, got ndarray. For samples"):
+    with pytest.raises(TypeError, match=r"`p` must be a `Density`, got ndarray\. For samples"):
         fokker_planck.stein(gibbs(quadratic, 0.5), np.zeros(3))
     process = Diffusion(lambda t, x: jnp.zeros(3), lambda t, x: jnp.ones(()))
     with pytest.raises(ValueError, match="one axis for each coordinate"):
