@@ -22,6 +22,16 @@ _extrapolation_limit = 0.1
 # A box with less than this mass beyond its faces holds the tails: walls closer in are part of the model.
 _held = 1e-3
 
+# What walls change in a rate, in units of the share of its mode that they cut off: for an Ornstein-Uhlenbeck process
+# between walls at 2.5 to 4.5 standard deviations it was 1.0 to 1.5.
+_cut_off_share = 2.0
+
+# Walls beyond which there would be as much mass as this are not there to cut off tails: they are part of the model.
+_model = 0.1
+
+# A second step of the extrapolation is made if it changes a rate by at most this fraction of what the first one did.
+_shrinks = 0.5
+
 # The sign of a mode is read where |φ| sqrt(π) exceeds this fraction of its largest value.
 _sign_fraction = 0.5
 
@@ -30,9 +40,12 @@ class Spectrum(eqx.Module):
     """The slowest decay rates λ_n of a process, in 1 / time, ascending.
 
     `rates` are extrapolated to cells of width zero from this grid and one with cells twice as wide, wherever these two
-    agree to 10 %; `matrix_rates` are those of the generator's matrix itself. `error` estimates the error of `rates` due
-    to the width of the cells, as the difference that the extrapolation made, and to rounding; nan if the grid could not
-    be coarsened. The error from cutting off the tails is not part of it.
+    agree to 10 %, and on a line from one with cells four times as wide, too, if its number of cells allows that: fourth
+    and sixth order. `matrix_rates` are those of the generator's matrix itself. `error` estimates the error of `rates`
+    due to the width of the cells, as the difference that the last step of the extrapolation made, to rounding, and to
+    walls that cut off the tails of a mode: twice the rate times the share of E_π φ² that would lie beyond them, by
+    `truncated_mass`, unless a tenth of the mass would, as between walls that are part of the model. It is nan if the
+    grid could not be coarsened.
 
     `modes[n]` is φ_n at the cell centres, normalised to E_π φ² = 1 under `weights`, the stationary law (with absorbing
     faces closed), and positive in the last cell, in C order, at which |φ| sqrt(π) is above half its maximum.
@@ -89,7 +102,9 @@ def spectrum(generator: Any, k: int = 5) -> Spectrum:
         and np.max(truncated_mass(Density(generator.grid, weights))) < _held
     ):
         warn_above(rates, box_threshold(generator.process, generator.grid))
-    return Spectrum(rates, matrix_rates, error + noise, _normalised(modes, weights), weights, generator.conserving)
+    modes = _normalised(modes, weights)
+    error = error + noise + _cut_off_share * np.abs(rates) * _cut_off(generator, modes, weights)
+    return Spectrum(rates, matrix_rates, error, modes, weights, generator.conserving)
 
 
 def _rates_and_modes(
@@ -98,9 +113,19 @@ def _rates_and_modes(
     if _is_line(generator):
         up, down = generator.up[0], generator.down[0]
         rates = line_rates(up, down, k)
-        return rates, line_modes(up, down, rates), np.zeros(k)
+        return rates, line_modes(up, down, rates), generator.grid.size * np.finfo(np.float64).eps * rates
     rates, modes, noise = krylov_rates_and_modes(generator, k, weights)
     return rates, modes.reshape(k, *generator.grid.shape), noise
+
+
+def _cut_off(
+    generator: Generator, modes: Inexact[np.ndarray, "k ..."], weights: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, " k"]:
+    """The share of each mode's E_π φ² beyond the no-flux faces, if it went on as it ends there."""
+    tails = truncated_mass(Density(generator.grid, weights)) < _model
+    tails &= np.array([kind == "no-flux" for kind in generator.boundary])[:, None]
+    squares = [np.where(weights > 0, np.abs(mode), 0.0) ** 2 * weights for mode in modes]
+    return np.array([truncated_mass(Density(generator.grid, s / s.sum()))[tails].sum() for s in squares])
 
 
 def _is_line(generator: Generator) -> bool:
@@ -114,10 +139,22 @@ def _extrapolated(
     if any(n % 2 or n < 4 for n in shape) or len(fine) > np.prod(shape) // 2 ** (len(shape) + 1):
         return fine, np.full(len(fine), np.nan)
     wide = coarsen(generator)
-    if _is_line(wide):
-        coarse = line_rates(wide.up[0], wide.down[0], len(fine))
-    else:
+    if not _is_line(wide):
         coarse = krylov_rates_and_modes(wide, len(fine), closed_law(wide))[0]
+        return _richardson(fine, coarse)
+    coarse = line_rates(wide.up[0], wide.down[0], len(fine))
+    rates, error = _richardson(fine, coarse)
+    if shape[0] % 4 or len(fine) > shape[0] // 8:
+        return rates, error
+    widest = coarsen(wide)
+    further = (rates - coarse - (coarse - line_rates(widest.up[0], widest.down[0], len(fine))) / 3) / 15
+    small = np.abs(further) <= _shrinks * error
+    return np.where(small, rates + further, rates), np.where(small, np.abs(further), error)
+
+
+def _richardson(
+    fine: Inexact[np.ndarray, " k"], coarse: Inexact[np.ndarray, " k"]
+) -> tuple[Inexact[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     change = fine - coarse
     near = np.abs(change) <= _extrapolation_limit * np.abs(fine)
     rates = np.where(near, fine + change / 3, fine)
