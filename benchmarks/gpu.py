@@ -1,4 +1,4 @@
-"""Path-steps per second on one GPU: the kernel, the engine's loops, a plain `lax.scan`, and diffrax.
+"""Path-steps per second on one GPU: the kernel, the engine's loops, a plain `lax.scan`, and diffrax; Fokker-Planck.
 
     python benchmarks/gpu.py            measures, and writes benchmarks/gpu.md
     python benchmarks/gpu.py --check    runs everything once at a small size, on any machine, and writes nothing
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import diffrax
 import equinox as eqx
+import gpu_fokker_planck
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -225,6 +226,10 @@ def measure() -> None:
         "stationary one of the scheme, in standard errors. diffrax takes 100 steps a run, `vmap` over paths with "
         "`UnsafeBrownianPath`.",
         "",
+        "## Fokker-Planck, float64",
+        "",
+        *gpu_fokker_planck.section(),
+        "",
     ]
     Path(__file__).with_suffix(".md").write_text("\n".join(text), encoding="utf-8")
 
@@ -245,6 +250,7 @@ def check() -> None:
         law = errors_of_the_law(case, the_engine(case, 20_000), 20_000)
         assert law < 5, f"{case.name}: the law is {law:.1f} standard errors off"
         print(f"{case.name}: kernel and engine agree; the law is {law:.1f} standard errors from the exact one")
+    gpu_fokker_planck.check()
 
 
 if __name__ == "__main__":

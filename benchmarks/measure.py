@@ -75,17 +75,20 @@ def table(header: Iterable[str], rows: Iterable[Iterable]) -> str:
     return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
 
 
-def machine() -> str:
-    """What was measured on what: one Markdown table."""
-    packages = ("jax", "jaxlib", "diffrax", "equinox", "numpy")
+def machine(packages: Iterable[str] = ("jax", "jaxlib", "diffrax", "equinox", "numpy")) -> str:
+    """What was measured with: one Markdown table. Each section says on which CPU it was, for they may be run apart."""
     rows = [
-        ("CPU", f"{_cpu_model()}, {os.cpu_count()} cores"),
         ("system", platform.platform()),
         ("python", platform.python_version()),
         *((name, importlib.metadata.version(name)) for name in packages),
         ("this library", commit()),
     ]
     return table(("", ""), rows)
+
+
+def parts(report: str) -> dict[str, str]:
+    """The sections of a report by their headings."""
+    return {h: text for h, _, text in (part.partition("\n") for part in report.split("\n## ")[1:])}
 
 
 def commit() -> str:
@@ -97,14 +100,14 @@ def commit() -> str:
 
 def now() -> str:
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, load {load}"
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {cpu_model()}, {os.cpu_count()} cores, load {load}"
 
 
 def _git(*args: str) -> str:
     return subprocess.run(["git", *args], cwd=HERE.parent, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}

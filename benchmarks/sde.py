@@ -42,7 +42,7 @@ def main() -> None:
         return _probe(*args.probe)
     measure.pin()
     written = args.write or not (args.quick or args.section)
-    parts = _parts(REPORT.read_text()) if REPORT.exists() else {}
+    parts = measure.parts(REPORT.read_text()) if REPORT.exists() else {}
     for name in args.section or SECTIONS:
         heading, module, function = SECTIONS[name]
         began, load = time.perf_counter(), measure.now()
@@ -82,11 +82,6 @@ def _tables(text: str) -> list[list[list[str]]]:
         if block.startswith("|"):
             tables.append([[cell.strip() for cell in row.strip("|").split(" | ")] for row in block.splitlines()[2:]])
     return tables
-
-
-def _parts(report: str) -> dict[str, str]:
-    """The sections of a report by their headings."""
-    return {h: text for h, _, text in (part.partition("\n") for part in report.split("\n## ")[1:])}
 
 
 def _probe(name: str, *args: str) -> None:

@@ -186,16 +186,26 @@ def budget(quick: bool) -> str:
     return f"{head}\n\n{table}\n\n{LIMITS}"
 
 
-LIMITS = """What this says of the targets that are missed, and what was tried:
+LIMITS = """What this says of the targets that are missed, and what was tried (rates in M steps per CPU-second; an Intel
+Xeon of 2 GHz with AVX-512 and many others on the machine, where it is not said otherwise):
 
-- One dimension is as fast as its random numbers and its step together. Eight times a plain scan, which takes 5.5 ns a
-  step here, would be 0.69 ns, less than the normal numbers alone. Ten rounds of Philox are 60 vector instructions for
-  32 words. Words in 64-bit lanes save the packing of every round (kept); strides of 32 steps run out of registers.
-- A state or a group of numbers of more than 64 bits a path has to pass through 64-bit lanes to become one array, at
-  0.3 ns a number, and several arrays would each compute everything: d = 3 and 4 pay for that, and so do the numbers of
-  steps that are taken one at a time. With d = 10 those alone take 12 ns of the 14 that 25 times a scan would allow.
-  Blocks of 1,000 to 6,000 paths, and loops over whole groups of steps, made no difference.
-- A linear process in its eigenvectors takes ten numbers a step in d = 10: 8.5 ns at least, 44 times diffrax.
+- One dimension is as fast as its random numbers and its step together. Ten rounds of Philox are 60 vector instructions
+  for 32 words. Words in 64-bit lanes save the packing of every round (kept). Keys of the rounds, and the half of the
+  first two rounds that is the same for all paths, are scalars: 415 -> 454 (kept). Which steps of a stride are wanted
+  is carried as masks, or the compiler branches at every step: 454 -> 497, as fast as without the question (kept). 1,563
+  instructions for 16 steps of 16 paths became 1,312, 1,000 of them arithmetic. A loop without the engine, its key known
+  to the compiler, does 498 with this generator, 564 with 13 rounds of Threefry, which draws other numbers. Strides of
+  32 steps run out of registers: 142; of 8: 388. In float64 strides of 16 do: 62, of 8: 88, of 4: 90 (kept).
+- A state or a group of numbers of more than 64 bits a path has to pass through 64-bit lanes to become one array, and
+  several arrays would each compute everything: d = 3 and 4 pay for that. Numbers of steps that are taken one at a time
+  wait as the words that they are made of, which are in such lanes already: 1.4 ns a number, and 0.75 ns for the two
+  transforms of a group, where the numbers themselves took 3.7 ns (kept). As two arrays of complex numbers, each with
+  words of its own: 3.8 ns. Parts of an array are not to be taken apart where the compiler sees that they stay the same
+  in a loop: it did so ahead of the loop, at the cost of a transform for each part. Words must not be read after the
+  loop that draws the next ones might begin: each turn copied them twice. Together: moments at every step 82 -> 89,
+  d = 10 12.2 -> 13.5 in calls of 128 steps. Blocks of a quarter of the paths are slower: 11 -> 7.5 in calls of 64.
+- A linear process in its eigenvectors takes ten numbers a step in d = 10: 8.5 ns at least on the EPYC, 44 times
+  diffrax.
 - A first passage inside the loop needs the level, the noise and an exponential at every step; to share parts of them
   with the step itself would be faster, and would round the paths elsewhere."""
 
@@ -209,9 +219,13 @@ def _parts_of_a_step(dtype: type, n: int, groups: int) -> dict[str, Callable]:
         return random.group(words, path, k, zero, dtype)
 
     def bare_words(k, total):
-        counter = (path, jnp.broadcast_to(k, path.shape), jnp.zeros_like(path), jnp.zeros_like(path))
-        w = random.philox_lanes(counter, (words[0], words[1]), (path + k) >> 31)
+        w = random.words_of(words, path, k, zero)
         return total ^ w[0] ^ w[1] ^ w[2] ^ w[3]
+
+    def in_memory(k, held):
+        packed, *_ = held
+        pairs = [random.pair(packed, jnp.uint32(step), dtype) for step in range(0, size, 2)]
+        return random.pack(random.words_of(words, path, k, zero), dtype), *pairs
 
     def step(x, z):
         return x - h * 2 * x + jnp.sqrt(2 * kappa * h * (1 + x * x)) * z
@@ -224,7 +238,7 @@ def _parts_of_a_step(dtype: type, n: int, groups: int) -> dict[str, Callable]:
     loops = {
         "words": (bare_words, path),
         "normals": (lambda k, total: total + sum(drawn(k)), x),
-        "memory": (lambda k, _: random.pack(drawn(k)), random.pack([x] * size)),
+        "memory": (in_memory, in_memory(zero, (random.pack((path,) * 4, dtype),))),
         "step": (steps, x),
     }
     runs = {}
@@ -233,7 +247,7 @@ def _parts_of_a_step(dtype: type, n: int, groups: int) -> dict[str, Callable]:
             lambda start, body=body: jax.lax.fori_loop(0, groups, lambda k, v: body(k.astype(jnp.uint32), v), start),
             compiler_options={"xla_cpu_prefer_vector_width": 512},
         )
-        runs[name] = lambda loop=loop, start=start: loop(start).block_until_ready()
+        runs[name] = lambda loop=loop, start=start: jax.block_until_ready(loop(start))
     model, method = c.LINE.model(), c.LINE.method()
     t1 = LONGER * groups * size * c.DT
     runs["all"] = lambda: sde.simulate(model, method, jnp.zeros(1, dtype), t1, c.DT, key=1, paths=n)

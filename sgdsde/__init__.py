@@ -11,17 +11,55 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import losses as losses, noise as noise, plots as plots, theory as theory
+    from . import (
+        experiments as experiments,
+        losses as losses,
+        noise as noise,
+        optimizers as optimizers,
+        plots as plots,
+        theory as theory,
+    )
     from .distances import compare as compare
     from .invariant import compare_invariant as compare_invariant
-    from .models import SGD as SGD
+    from .models import (
+        DNSAM as DNSAM,
+        SAM as SAM,
+        SGD as SGD,
+        USAM as USAM,
+        Adam as Adam,
+        EmbeddedSGD as EmbeddedSGD,
+        GradientFlow as GradientFlow,
+        LinearisedSGD as LinearisedSGD,
+        ModifiedSGD as ModifiedSGD,
+        Momentum as Momentum,
+        PreconditionedSGD as PreconditionedSGD,
+        RandomReshuffling as RandomReshuffling,
+        RMSProp as RMSProp,
+        SignSGD as SignSGD,
+    )
+
 
 _homes = {
+    "DNSAM": "models",
+    "SAM": "models",
     "SGD": "models",
+    "USAM": "models",
+    "Adam": "models",
+    "EmbeddedSGD": "models",
+    "GradientFlow": "models",
+    "LinearisedSGD": "models",
+    "ModifiedSGD": "models",
+    "Momentum": "models",
+    "PreconditionedSGD": "models",
+    "RMSProp": "models",
+    "RandomReshuffling": "models",
+    "SignSGD": "models",
     "compare": "distances",
     "compare_invariant": "invariant",
+    "experiments": None,
     "losses": None,
     "noise": None,
+    "optimizers": None,
     "plots": None,
     "theory": None,
 }

@@ -1,4 +1,6 @@
-"""The command line: `sgdsde compare` holds a model's invariant law by every route against the closed forms."""
+"""The command line: `sgdsde compare` holds a model's invariant law by every route against the closed forms;
+`sgdsde run NAME` runs one of the experiments that `sgdsde list` names.
+"""
 
 import argparse
 import sys
@@ -49,9 +51,17 @@ def main(argv: list[str] | None = None) -> int:
     compare.add_argument("--paths", type=int, default=100_000, help="particles (default: %(default)s)")
     compare.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
     compare.add_argument("--out", default="sgdsde_compare.png", help="file of the figure (default: %(default)s)")
+    compare.set_defaults(command=_compare)
+    commands.add_parser("list", help="the experiments").set_defaults(command=_list)
+    run = commands.add_parser("run", help="one experiment: its table, its claims and its figure")
+    run.add_argument("name", metavar="NAME", help="as `sgdsde list` shows it")
+    run.add_argument("--fast", action="store_true", help="a reduced configuration")
+    run.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
+    run.add_argument("--out", help="file of the figure (default: sgdsde_NAME.png)")
+    run.set_defaults(command=_run)
     arguments = parser.parse_args(argv)
     try:
-        return _compare(arguments)
+        return arguments.command(arguments)
     except (ValueError, TypeError, NotImplementedError, FloatingPointError, ImportError, OSError) as error:
         print(f"sgdsde: error: {error}", file=sys.stderr)
         return 2
@@ -89,6 +99,54 @@ def _compare(arguments: argparse.Namespace) -> int:
         f"figure: {arguments.out}; {time.perf_counter() - began:.0f} s, jax {jax.__version__}, sgdsde {sg.__version__}"
     )
     return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from . import experiments
+
+    width = max(map(len, experiments.names), default=0)
+    for name in experiments.names:
+        print(f"{name.ljust(width)}  {_first_sentence(name)}")
+    return 0
+
+
+def _first_sentence(name: str) -> str:
+    # Read, not imported: the list must not wait for JAX.
+    import ast
+    import importlib.util
+
+    spec = importlib.util.find_spec(f"sgdsde.experiments.{name}")
+    assert spec is not None
+    assert spec.origin is not None
+    with open(spec.origin, encoding="utf-8") as file:
+        text = ast.get_docstring(ast.parse(file.read())) or ""
+    return text.partition("\n\n")[0].replace("\n", " ")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from . import experiments
+
+    if arguments.name not in experiments.names:
+        import difflib
+
+        near = difflib.get_close_matches(arguments.name, experiments.names, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no experiment {arguments.name!r}.{hint} `sgdsde list` names them all.")
+    out = arguments.out or f"sgdsde_{arguments.name}.png"
+    _check_can_be_written(out)
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    began = time.perf_counter()
+    experiment = getattr(experiments, arguments.name)
+    config = experiment.Config.fast() if arguments.fast else experiment.Config()
+    print(f"{_first_sentence(arguments.name)}\n{config}, seed {arguments.seed}\n", flush=True)
+    result = experiment.run(config, arguments.seed)
+    print(f"{result}\n", flush=True)
+    panels = result.plot()
+    panels.ravel()[0].figure.savefig(out, dpi=150)
+    print(f"figure: {out}; {time.perf_counter() - began:.0f} s, jax {jax.__version__}")
+    return 0 if all(claim.holds for claim in result.claims) else 1
 
 
 def _loss(text: str, dim: int | None):

@@ -40,6 +40,17 @@ class AbstractFiniteSum(eqx.Module):
         """f(x), over all examples."""
 
 
+class AbstractSquaredLoss(AbstractFiniteSum):
+    """A finite sum of squared errors: l_i(x) = floor + r_i(x)²/2 with the residual r_i = h_i(x) - y_i of a label y_i.
+
+    Noise on the labels needs the residuals: with the label y_i + ε the residual is r_i - ε.
+    """
+
+    @abc.abstractmethod
+    def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        """r_i(x) for the examples i in `index`, in the dtype of x."""
+
+
 class FiniteSum(AbstractFiniteSum):
     """f(x) = (1/N) Σ_i l(x, data_i), of a JAX function l of one point x (d,) and one example.
 
@@ -68,7 +79,47 @@ class FiniteSum(AbstractFiniteSum):
 
     def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
         chosen = jax.tree.map(lambda leaf: _in_dtype_of(x, leaf[index]), self.data)
-        return jax.vmap(lambda example: _one_number(self.loss(x, example), x))(chosen)
+        return jax.vmap(lambda example: _one_number(self.loss(x, example), x, "loss(x, example)"))(chosen)
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        return jnp.mean(self.examples(x, jnp.arange(self.count)))
+
+
+class SquaredLoss(AbstractSquaredLoss):
+    """f = floor + (1/2N) Σ_i (h(x, a_i) - y_i)² of a model h of one point x (d,) and one input, such as a network.
+
+    `predict(x, input)` returns one number; `inputs` are an array or a pytree of arrays whose first axis counts the
+    examples, `labels` has shape (N,). `ValueError` if their lengths differ.
+    """
+
+    predict: Callable
+    inputs: Any
+    labels: Float[Array, " N"]
+    floor: Float[Array, ""]
+
+    def __init__(self, predict: Callable, inputs: Any, labels, floor=0.0):
+        if not callable(predict):
+            raise TypeError(f"`predict` must be a function of (x, input), but got {predict!r}.")
+        self.predict, self.inputs = predict, jax.tree.map(jnp.asarray, inputs)
+        self.labels, self.floor = array("labels", labels), number("floor", floor)
+        shapes = {leaf.shape[:1] for leaf in jax.tree.leaves(self.inputs)}
+        if self.labels.ndim != 1 or self.labels.size == 0 or shapes != {self.labels.shape}:
+            raise ValueError(
+                "`labels` must have shape (N,), and every array of `inputs` the first axis N, but got "
+                f"{self.labels.shape} and {sorted(shapes)}."
+            )
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+    def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        chosen = jax.tree.map(lambda leaf: _in_dtype_of(x, leaf[index]), self.inputs)
+        outputs = jax.vmap(lambda a: _one_number(self.predict(x, a), x, "predict(x, input)"))(chosen)
+        return outputs - self.labels[index].astype(x.dtype)
+
+    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        return self.floor.astype(x.dtype) + 0.5 * self.residuals(x, index) ** 2
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         return jnp.mean(self.examples(x, jnp.arange(self.count)))
@@ -184,7 +235,7 @@ class RingValley(eqx.Module):
         return self.floor.astype(x.dtype) + 0.125 * curvature * (square - 1) ** 2
 
 
-class LeastSquares(AbstractFiniteSum):
+class LeastSquares(AbstractSquaredLoss):
     """f = floor + |A x - y|²/(2n) for n data (rows of A) and d parameters: A has shape (n, d), y shape (n,).
 
     Overparametrised when n < d: for A of rank n the minima are an affine space of dimension d - n where f = floor.
@@ -210,9 +261,11 @@ class LeastSquares(AbstractFiniteSum):
     def count(self) -> int:
         return self.A.shape[0]
 
+    def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        return self.A[index].astype(x.dtype) @ x - self.y[index].astype(x.dtype)
+
     def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
-        residual = self.A[index].astype(x.dtype) @ x - self.y[index].astype(x.dtype)
-        return self.floor.astype(x.dtype) + 0.5 * residual**2
+        return self.floor.astype(x.dtype) + 0.5 * self.residuals(x, index) ** 2
 
     @property
     def rank(self) -> int:
@@ -230,11 +283,12 @@ class LeastSquares(AbstractFiniteSum):
         return jnp.linalg.pinv(self.A) @ self.y
 
 
-class TwoLayerLinear(eqx.Module):
+class TwoLayerLinear(AbstractSquaredLoss):
     """f = floor + (u·w - y)²/2 of x = (u, w) in R^2k: a linear network with one input, k hidden units, one output.
 
     Where u·w = y the minima are a hypersurface (a hyperbola for k = 1, y ≠ 0) with the curvature |u|² + |w|² across
-    it; the origin is a saddle for y ≠ 0. |u|² - |w|² is constant under gradient flow.
+    it; the origin is a saddle for y ≠ 0. |u|² - |w|² is constant under gradient flow. One example: under label noise
+    of variance s² (`noise.LabelNoise`) |u|² - |w|² decays as exp(-ηs²t), path by path.
     """
 
     y: Float[Array, ""]
@@ -244,11 +298,21 @@ class TwoLayerLinear(eqx.Module):
         self.y = number("y", y)
         self.floor = number("floor", floor)
 
-    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+    @property
+    def count(self) -> int:
+        return 1
+
+    def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
         if x.size % 2:
             raise ValueError(f"`x` must hold u and w of equal length, but has the odd length {x.size}.")
         u, w = jnp.split(x, 2)
-        return self.floor.astype(x.dtype) + 0.5 * (u @ w - self.y.astype(x.dtype)) ** 2
+        return jnp.full(index.shape, u @ w - self.y.astype(x.dtype))
+
+    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+        return self.floor.astype(x.dtype) + 0.5 * self.residuals(x, index) ** 2
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        return self.examples(x, jnp.zeros(1, int))[0]
 
 
 class Rastrigin(eqx.Module):
@@ -290,10 +354,10 @@ def _in_dtype_of(x: Float[Array, " d"], leaf: Any) -> Any:
     return leaf.astype(x.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
-def _one_number(value: Any, x: Float[Array, " d"]) -> Float[Array, ""]:
+def _one_number(value: Any, x: Float[Array, " d"], what: str = "loss(x, example)") -> Float[Array, ""]:
     value = jnp.asarray(value)
     if value.shape != ():
-        raise ValueError(f"`loss(x, example)` must return one number, but returned shape {value.shape}.")
+        raise ValueError(f"`{what}` must return one number, but returned shape {value.shape}.")
     return value.astype(x.dtype)
 
 

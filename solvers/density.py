@@ -21,7 +21,8 @@ class Density(eqx.Module):
     of samples, one group per row; standard errors come from how much these differ.
 
     For a law that was computed on the grid, `error` may hold an estimate of the discretisation error of each mass, its
-    absolute value; its sum estimates the L1 error. None where nothing is known.
+    absolute value; its sum estimates the L1 error. `beyond` estimates the mass that the box cuts off: what would lie
+    beyond its walls if there were none. None where nothing is known.
 
     Masses may be JAX's inside `jax.grad`, `jit` or `vmap`: then `expect`, `pdf`, `marginal`, `cdf` and `at` are
     functions of them that JAX differentiates, and values are not checked.
@@ -32,14 +33,18 @@ class Density(eqx.Module):
     outside: Any
     replicates: Float[np.ndarray, "r *shape"] | None
     error: Float[np.ndarray, "*shape"] | None
+    beyond: float | None
 
-    def __init__(self, grid: Grid, mass, outside: float = 0.0, replicates=None, error=None):
+    def __init__(
+        self, grid: Grid, mass, outside: float = 0.0, replicates=None, error=None, beyond: float | None = None
+    ):
         self.grid = grid
         traced = is_traced(mass, outside)
         self.mass = jnp.asarray(mass) if traced else np.asarray(mass, dtype=np.float64)
         self.outside = outside if traced else float(outside)
         self.replicates = None if replicates is None else np.asarray(replicates, dtype=np.float64)
         self.error = None if error is None else np.asarray(error, dtype=np.float64)
+        self.beyond = None if beyond is None else float(beyond)
         if self.mass.shape != grid.shape:
             raise ValueError(f"`mass` must have the shape of the grid, {grid.shape}, but got {self.mass.shape}.")
         if not traced:
@@ -140,7 +145,7 @@ class Density(eqx.Module):
         others = tuple(k for k in range(self.grid.ndim) if k != axis % self.grid.ndim)
         replicates = None if self.replicates is None else self.replicates.sum(axis=tuple(k + 1 for k in others))
         error = None if self.error is None else self.error.sum(axis=others)
-        return Density(grid, self.mass.sum(axis=others), self.outside, replicates, error)
+        return Density(grid, self.mass.sum(axis=others), self.outside, replicates, error, self.beyond)
 
     def cdf(self) -> Float[Numbers, "..."]:
         """The mass below each edge, shape `shape[k] + 1` along axis k: P(X_1 ≤ e_1, ..., X_d ≤ e_d) within the grid.
@@ -201,15 +206,17 @@ class Density(eqx.Module):
                 replicates = np.add.reduceat(_cut(replicates, k + 1, index), index[:-1] - index[0], axis=k + 1)
         # Summed itself, not as what is missing to 1: rounding would put mass where there is none.
         left_out[tuple(spans)] = False
-        return Density(grid, mass, self.outside + self.mass[left_out].sum(), replicates, error)
+        return Density(grid, mass, self.outside + self.mass[left_out].sum(), replicates, error, self.beyond)
 
     def __str__(self) -> str:
         if is_traced(self.mass):
             return f"Density on {self.grid}, with masses that JAX traces"
         sampled = "" if self.replicates is None else f", sampled in {len(self.replicates)} groups"
         near = "" if self.error is None else f", error about {self.error.sum():.2g}"
+        cut = "" if self.beyond is None else f", about {self.beyond:.2g} cut off by the box"
         return (
-            f"Density on {self.grid}: mass {self.mass.sum():.6g} in the grid, {self.outside:.3g} outside{sampled}{near}"
+            f"Density on {self.grid}: mass {self.mass.sum():.6g} in the grid, {self.outside:.3g} "
+            f"outside{sampled}{near}{cut}"
         )
 
 

@@ -160,7 +160,7 @@ class Grid(eqx.Module):
         for index in np.ndindex(*[nodes] * self.ndim):
             points = np.stack(np.meshgrid(*[a[:, i] for a, i in zip(along, index, strict=True)], indexing="ij"), -1)
             weight = np.prod([w[i] for i in index])
-            total += weight * _evaluate_batched(batched, points.reshape(-1, self.ndim)).reshape(self.shape)
+            total += weight * evaluate_batched(batched, points.reshape(-1, self.ndim)).reshape(self.shape)
         return total
 
     def __str__(self) -> str:
@@ -196,10 +196,11 @@ def evaluate(fn: Callable, points: Float[np.ndarray, "n d"]) -> Any:
 
     A NumPy array, or one of JAX if `fn` closes over a tracer or this is called inside `jit`.
     """
-    return _evaluate_batched(jax.jit(jax.vmap(fn)), points)
+    return evaluate_batched(jax.jit(jax.vmap(fn)), points)
 
 
-def _evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Any:
+def evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Any:
+    """A function of points (n, d), compiled already, in slices of bounded memory."""
     slices = [points[i : i + _points_per_call] for i in range(0, len(points), _points_per_call)]
     with traceable("A function of one point x"):
         parts = [batched(jax.numpy.asarray(s)) for s in slices]

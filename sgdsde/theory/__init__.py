@@ -1,7 +1,83 @@
 """Closed forms to hold against simulations and Fokker-Planck solutions; nothing here uses those solvers."""
 
-from . import student as student
-from .covariance import excess_loss as excess_loss, stationary_covariance as stationary_covariance
+from . import (
+    adaptive as adaptive,
+    balance as balance,
+    central_limit as central_limit,
+    contraction as contraction,
+    escape as escape,
+    existence as existence,
+    fibre as fibre,
+    fluctuation_dissipation as fluctuation_dissipation,
+    gaps as gaps,
+    geometric as geometric,
+    limit_point as limit_point,
+    line as line,
+    linear_regression as linear_regression,
+    low_rank as low_rank,
+    lyapunov as lyapunov,
+    manifold as manifold,
+    modified as modified,
+    momentum as momentum,
+    ornstein_uhlenbeck as ornstein_uhlenbeck,
+    preconditioned as preconditioned,
+    sharpness as sharpness,
+    shuffling as shuffling,
+    signed as signed,
+    sphere as sphere,
+    student as student,
+    tails as tails,
+)
+from .contraction import contraction_rate as contraction_rate
+from .covariance import (
+    commuting_covariance as commuting_covariance,
+    excess_loss as excess_loss,
+    squared_gradient as squared_gradient,
+    stationary_covariance as stationary_covariance,
+)
+from .escape import kramers_time as kramers_time, power_law_escape_time as power_law_escape_time
+from .existence import critical_temperature as critical_temperature
 from .invariant import gibbs as gibbs, power_law as power_law
+from .lyapunov import transverse_exponent as transverse_exponent
+from .manifold import limit_density as limit_density
 
-__all__ = ["excess_loss", "gibbs", "power_law", "stationary_covariance", "student"]
+__all__ = [
+    "adaptive",
+    "balance",
+    "central_limit",
+    "commuting_covariance",
+    "contraction",
+    "contraction_rate",
+    "critical_temperature",
+    "escape",
+    "excess_loss",
+    "existence",
+    "fibre",
+    "fluctuation_dissipation",
+    "gaps",
+    "geometric",
+    "gibbs",
+    "kramers_time",
+    "limit_density",
+    "limit_point",
+    "line",
+    "linear_regression",
+    "low_rank",
+    "lyapunov",
+    "manifold",
+    "modified",
+    "momentum",
+    "ornstein_uhlenbeck",
+    "power_law",
+    "power_law_escape_time",
+    "preconditioned",
+    "sharpness",
+    "shuffling",
+    "signed",
+    "sphere",
+    "squared_gradient",
+    "stationary_covariance",
+    "student",
+    "tails",
+    "transverse_exponent",
+]

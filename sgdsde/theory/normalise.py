@@ -10,6 +10,7 @@ from solvers import Density, Grid
 
 from .._checks import scalar_valued
 from .cubature import Cubature, PeakError as PeakError, PointError as PointError
+from .valley import masses_along_valley
 
 
 class TailError(ValueError):
@@ -30,6 +31,8 @@ def normalise(loss: Callable, log_weight: Callable, grid: Grid, peak: Float[np.n
     integrate = Cubature(scalar_valued(loss), log_weight, peak)
     low, high = _boxes(grid.edges)
     inside = integrate(low, high, np.arange(grid.size), grid.size)
+    if grid.ndim > 1:
+        _check_valley(loss, log_weight, grid, inside)
     shells = _shells(integrate, grid, logsumexp(inside))
     total = logsumexp(np.concatenate([inside, shells]))
     if not np.isfinite(total):
@@ -37,6 +40,25 @@ def normalise(loss: Callable, log_weight: Callable, grid: Grid, peak: Float[np.n
     tail = _beyond(shells - total, grid)
     mass, outside = np.exp(inside - total).reshape(grid.shape), float(np.sum(np.exp(shells - total)) + tail)
     return Density(grid, mass / (mass.sum() + outside), outside / (mass.sum() + outside))
+
+
+def _check_valley(loss: Callable, log_weight: Callable, grid: Grid, inside: Float[np.ndarray, " n"]) -> None:
+    """`TailError` if a valley leads out of the grid and carries as much mass in every doubling of the radius.
+
+    Far out it may be too narrow for the shells, which would then report a law that does not exist.
+    """
+    total, cells = logsumexp(inside), inside.reshape(grid.shape)
+    rim = cells.copy()
+    rim[tuple(slice(1, -1) for _ in grid.shape)] = -np.inf
+    if not np.max(rim) > total + np.log(_visible):
+        return
+    centre = np.array([0.5 * (e[0] + e[-1]) for e in grid.edges])
+    radius = float(np.linalg.norm([0.5 * (e[-1] - e[0]) for e in grid.edges]))
+    masses, angles, x = masses_along_valley(scalar_valued(loss), log_weight, centre, radius)
+    # Without a valley the shells see the mass themselves.
+    hidden = np.all(np.isfinite(masses)) and angles[-1] < np.log(_narrow) and masses[-1] > total + np.log(_visible)
+    if hidden and np.all(np.diff(masses)[-3:] > -_level):
+        raise TailError(f"its mass does not fall off along the valley through x = {x}", None)
 
 
 def _boxes(edges) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
@@ -93,6 +115,10 @@ _doublings, _inner_cells, _least_decay = 27, 16, 1e-6
 # A last shell that holds less than exp(-300) of the mass, and of the shell eight doublings before, has nothing beyond
 # it, though narrow valleys may make the masses of single shells go up and down.
 _vanishing, _trend = 300.0, 8
+
+# Shares of the mass that could matter, in a cell at the rim or in a shell; slopes of log mass that count as level; and
+# the solid angle of a valley, which boxes might miss.
+_visible, _level, _narrow = 1e-6, 2e-3, 0.05
 
 # How far the tail beyond the last shell may be uncertain: above rounding, below what a histogram can see.
 _tail_error = 1e-8

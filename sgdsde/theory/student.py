@@ -9,6 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 from scipy import special
+from scipy.linalg import expm
 
 
 def pdf(x, temperature: float, scale: float = 1.0) -> Float[np.ndarray, "..."]:
@@ -81,6 +82,17 @@ def second_moment(
     # (1 - e^{-rt})/r, which is t at r = 0.
     elapsed = t if rate == 0 else -np.expm1(-rate * t) / rate
     return np.asarray(square * np.exp(-rate * t) + source * elapsed)
+
+
+def fourth_moment(x0: float, t: float, temperature: float, curvature: float = 1.0, scale: float = 1.0) -> float:
+    """E X_t⁴ from the point x₀, in one dimension: m₄' = -λ(4 - 6κ)m₄ + 6κλs²m₂, together with `second_moment`.
+
+    It converges iff κ < 2/3.
+    """
+    rate = curvature * np.array([-(4 - 6 * temperature), -(2 - temperature)])
+    pull = curvature * temperature * scale**2
+    system = np.array([[rate[0], 6 * pull, 0.0], [0.0, rate[1], pull], [0.0, 0.0, 0.0]])
+    return float((expm(system * t) @ np.array([x0**4, x0**2, 1.0]))[0])
 
 
 def transition_pdf(

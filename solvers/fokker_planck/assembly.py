@@ -19,7 +19,7 @@ can fail.
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ from .coefficients import check_process, edge_limit, half_edge_integrals
 from .detailed_balance import log_law
 from .memory import check_fits
 from .process_values import holds_tracers
+from .reference import Reference, check_reference, not_needed, referred_rates
 from .tensor_rates import Diagonals, tensor_rates
 from .traced_generator import Boundary, Layout, TracedGenerator
 from .weights import bernoulli, edge_weights, is_midpoint, resolved_edge
@@ -62,6 +63,7 @@ class Generator:
     `log_weights` is the logarithm of the stationary law (with absorbing faces closed), up to a constant, if the process
     is reversible, and None if not; `cycle_defect` is the largest sum of log ratios around a closed path. `masses` says
     whether it is the law's mass of each "cells", or the density at "points", the centres, times the volume: a = 1.
+    `reference` says whether a reference that was given is used, and why; None if there was none.
     """
 
     process: AbstractDiffusion
@@ -76,6 +78,7 @@ class Generator:
     resolved: float
     masses: Masses
     diagonals: Diagonals | None = None
+    reference: Reference | None = None
 
     @property
     def reversible(self) -> bool:
@@ -103,11 +106,15 @@ class Generator:
     def __str__(self) -> str:
         kind = "reversible" if self.reversible else f"not reversible (cycle defect {self.cycle_defect:.2g})"
         jumps = "" if self.diagonals is None else f", jumps of up to {self.diagonals.longest} cells"
-        return f"Generator on {self.grid}, boundary {' × '.join(self.boundary)}: {kind}{jumps}"
+        said = "" if self.reference is None else f", {self.reference}"
+        return f"Generator on {self.grid}, boundary {' × '.join(self.boundary)}: {kind}{jumps}{said}"
 
 
 def assemble(
-    process: AbstractDiffusion, grid: Grid, boundary: str | Sequence[str] = "no-flux"
+    process: AbstractDiffusion,
+    grid: Grid,
+    boundary: str | Sequence[str] = "no-flux",
+    reference: Callable | None = None,
 ) -> Generator | TracedGenerator:
     """The Fokker-Planck generator of `process` on the cells of `grid`, in one to three dimensions.
 
@@ -122,6 +129,12 @@ def assemble(
     that share no face, too, and stays positive at any correlation; drift in a direction without diffusion is upwind,
     first order in the width of the cells. With a full D, no-flux walls are first order where there is mass at them.
 
+    `reference` may be the logarithm of a density, up to a constant, as a JAX function of one point (d,). It improves
+    the scheme without detailed balance where it is close to the stationary law: if it is that law, the law on the grid
+    is exact (`reference.py`). It is used only if the process changes it at most half as fast as a constant density, and
+    `generator.reference` says so with the numbers; it is never needed. A law that was computed with a closed form as
+    its reference can't confirm it: compare with a generator assembled without.
+
     Processes are autonomous here: drift and noise are evaluated at t = 0.
 
     If JAX traces the process (`jax.grad`, `jit` or `vmap` over numbers that it holds, or over which its loss closes),
@@ -134,9 +147,28 @@ def assemble(
     for degenerate D on one axis.
     """
     kinds = checked_boundary(process, grid, boundary, tracers=True)
+    if reference is not None:
+        check_reference(reference, grid)
     if holds_tracers(process, grid.ndim):
-        return TracedGenerator(process, Layout(grid, kinds, resolved_edge))
-    return assemble_checked(process, grid, kinds, masses="cells")
+        return _traced(process, grid, kinds, reference)
+    generator = assemble_checked(process, grid, kinds, masses="cells")
+    if reference is None:
+        return generator
+    if generator.reversible:
+        return dataclasses.replace(generator, reference=not_needed(reference))
+    referred = _referred(generator, reference)
+    return referred if referred.reference.used else dataclasses.replace(generator, reference=referred.reference)
+
+
+def _traced(
+    process: AbstractDiffusion, grid: Grid, boundary: tuple[Boundary, ...], reference: Callable | None
+) -> TracedGenerator:
+    if reference is not None:
+        raise NotImplementedError(
+            "`reference` has no derivatives: it can't be used while JAX traces the process (`jax.grad`, `jit` or "
+            "`vmap`). Leave it out, or assemble a process of numbers and take differences."
+        )
+    return TracedGenerator(process, Layout(grid, boundary, resolved_edge))
 
 
 def checked_boundary(
@@ -172,8 +204,33 @@ def coarsen(generator: Generator) -> Generator:
     Edges that were resolved count as resolved again, though twice as long: both schemes are then the same but for the
     width of the cells, and their results can be extrapolated.
     """
-    process, grid, boundary = generator.process, generator.grid.coarsen(), generator.boundary
-    return assemble_checked(process, grid, boundary, 2 * generator.resolved, generator.masses)
+    return assemble_alike(generator, generator.grid.coarsen(), generator.boundary, 2 * generator.resolved)
+
+
+def assemble_alike(generator: Generator, grid: Grid, boundary: tuple[Boundary, ...], resolved: float) -> Generator:
+    """The generator of the same process on another grid or with another boundary, by the same scheme."""
+    other = assemble_checked(generator.process, grid, boundary, resolved, generator.masses)
+    if generator.reference is None or not generator.reference.used:
+        return other
+    return dataclasses.replace(_referred(other, generator.reference.log_density), reference=generator.reference)
+
+
+def _referred(generator: Generator, log_density: Callable) -> Generator:
+    base = generator.up, generator.down, generator.diagonals
+    process, grid, boundary = generator.process, generator.grid, generator.boundary
+    found = referred_rates(process, grid, boundary, log_density, generator.resolved, base)
+    verdict, up, down, log_ratios, diagonals = found
+    matrix = rate_matrix(up, down, diagonals, boundary, grid.shape)
+    return dataclasses.replace(
+        generator,
+        matrix=matrix,
+        up=up,
+        down=down,
+        log_ratios=log_ratios,
+        log_weights=None,
+        diagonals=diagonals,
+        reference=verdict,
+    )
 
 
 def assemble_checked(

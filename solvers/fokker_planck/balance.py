@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .assembly import Generator, coarsen
+from .axis_jumps import axis_jumps, reversed_matrix, wraps
 from .gmres import dot, gmres
 from .jumps import Jumps, generator_jumps
 from .multigrid import Multigrid
@@ -39,6 +40,15 @@ def multilevel_log_law(
     return balanced(generator, density + np.log(grid.volumes))
 
 
+def reversed_jumps(generator: Generator, log_mass: Float[np.ndarray, "*shape"]) -> Jumps:
+    """The jumps of the process that runs backwards in time in the law π = exp(log_mass): rates π_j k_ji / π_i.
+
+    What the rates out of a cell then lack counts as killed: what faces absorb and, if π is not quite stationary,
+    -A π / π.
+    """
+    return _reversed(generator_jumps(generator, np.zeros(generator.grid.shape), log_mass), log_mass)
+
+
 def halves(generator: Generator) -> bool:
     """Whether there is a grid with cells twice as wide."""
     return all(n % 2 == 0 and n >= 4 for n in generator.grid.shape)
@@ -48,7 +58,13 @@ def balanced(generator: Generator, log_mass: Float[np.ndarray, "*shape"]) -> Flo
     """The logarithm of the stationary masses, up to a constant, from a guess."""
     forward = generator_jumps(generator, np.zeros(generator.grid.shape), log_mass)
     for _ in range(_most):
-        change = _correction(_reversed(forward, log_mass))
+        if generator.diagonals is None:
+            back = _reversed(forward, log_mass)
+            change = _correction(back.matrix(), back, back.killed)
+        else:
+            matrix = reversed_matrix(generator, log_mass)
+            back = axis_jumps(matrix, wraps(generator), log_mass)
+            change = _correction(matrix, back, (matrix @ np.ones(log_mass.size)).reshape(log_mass.shape))
         log_mass = log_mass + np.log(np.clip(1 + change, 1 / _largest_factor, _largest_factor))
         log_mass = log_mass - np.max(log_mass)
         if np.max(np.abs(change), where=log_mass > _least_log, initial=0.0) <= _settled:
@@ -66,16 +82,16 @@ def _between(a, k):
     return np.moveaxis(fine, 0, k)
 
 
-def _correction(back: Jumps) -> Float[np.ndarray, "..."]:
+def _correction(matrix, back: Jumps, killed: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     # u - 1. For multigrid what is lost and what is won are left out: it needs an M-matrix.
     inverse = Multigrid(Jumps(back.up, back.down, np.zeros_like(back.killed), back.log_mass))
     mass = np.exp(back.log_mass.ravel())
     mass /= mass.sum()
     # Constants are neither in the range of the matrix nor of interest.
     centred = lambda u: u - dot(mass, u)  # noqa: E731
-    f = -back.killed.ravel()
-    change, _, _ = gmres(back.matrix(), lambda r: centred(inverse(centred(r))), f, np.zeros_like(f), _tolerance)
-    return change.reshape(back.killed.shape)
+    f = -killed.ravel()
+    change, _, _ = gmres(matrix, lambda r: centred(inverse(centred(r))), f, np.zeros_like(f), _tolerance)
+    return change.reshape(killed.shape)
 
 
 def _reversed(forward: Jumps, log_mass: Float[np.ndarray, "..."]) -> Jumps:

@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from ..grid import Grid
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
+from .cut_jumps import DirectedEdges
 from .exit_time import coarse_difference
 from .killed import Killed, killed
 from .killed_solver import Solver, unresolved
 from .line import Line, at_cells, lines
-from .regions import Cuts, cuts, members, neighbours
+from .regions import Regions, members, neighbours
 from .stationary import closed_law
 
 # The labels of the sets.
@@ -75,7 +76,8 @@ def committor(
 
     Boundaries of sets lie where the functions change between two cell centres, see `exit_time`. In one dimension, under
     detailed balance, all results are exact but for quadrature, of eighth order, with full relative accuracy down to
-    1e-300; otherwise they are second order in the width of the cells.
+    1e-300; otherwise they are second order in the width of the cells. D may be any positive semidefinite tensor, as for
+    `exit_time`; jumps along its diagonals must not lead from one set straight into the other.
 
     Raises `ValueError` if one of the sets has no cell, if they overlap or are not separated by free cells, and
     `ArithmeticError` if a result is below its rounding error.
@@ -86,20 +88,18 @@ def committor(
             f"`boundary` must be 'no-flux' or 'periodic' for a committor, but got {kinds!r}: where mass is lost there "
             "is no stationary state. Make the region where it is lost one of the sets."
         )
-    labels = _labels(grid, kinds, members("a", a, grid), members("b", b, grid))
-    cut = cuts(grid, kinds, labels, [a, b])
+    regions = _regions(grid, kinds, a, b)
     generator = assemble_checked(process, grid, kinds)
     if grid.ndim == 1 and generator.reversible:
-        return _on_line(process, grid, kinds, labels, cut[0])
-    found = _in_space(generator, labels, cut)
-    error, rate_error = _errors(generator, a, b, found, labels == 0)
+        return _on_line(process, grid, kinds, regions.labels, regions.axis_cuts()[0])
+    found = _in_space(generator, regions)
+    error, rate_error = _errors(generator, a, b, found, regions.labels == 0)
     error, rate_error = error + found.noise, rate_error + found.rate_noise
     return Committor(found.forward, found.backward, found.rate, found.current, error, rate_error)
 
 
-def _labels(
-    grid: Grid, boundary: tuple[Boundary, ...], in_a: Bool[np.ndarray, "..."], in_b: Bool[np.ndarray, "..."]
-) -> Int[np.ndarray, "..."]:
+def _regions(grid: Grid, boundary: tuple[Boundary, ...], a: Callable, b: Callable) -> Regions:
+    in_a, in_b = members("a", a, grid), members("b", b, grid)
     for name, there in (("a", in_a), ("b", in_b)):
         if not np.any(there):
             raise ValueError(
@@ -119,7 +119,7 @@ def _labels(
                 f"`a` and `b` must be separated by cells in neither, but both hold next to each other near x={x}. Use "
                 "more cells or smaller sets."
             )
-    return labels
+    return Regions(grid, boundary, labels, (a, b))
 
 
 def _on_line(process, grid, kinds, labels, cut) -> Committor:
@@ -158,16 +158,17 @@ def _line_committor(chain: Line, size: int) -> tuple[Float[np.ndarray, " n"], fl
     return q, rate, net
 
 
-def _in_space(generator: Generator, labels: Int[np.ndarray, "..."], cut: list[Cuts]) -> _Reactive:
-    edges = killed(generator, labels, cut)
+def _in_space(generator: Generator, regions: Regions) -> _Reactive:
+    chain, labels = killed(generator, regions), regions.labels
+    edges = chain.edges
     mass = closed_law(generator).ravel()
-    forward, noise = _hitting(generator, edges, labels, _b)
+    forward, noise = _hitting(generator, chain, mass, labels, _b)
     if generator.reversible:
         backward, backward_noise = 1 - forward, noise
     else:
-        backward, backward_noise = _hitting(generator, edges.reversed(mass), labels, _a)
+        backward, backward_noise = _hitting(generator, chain.reversed(mass), mass, labels, _a)
     flow = _flow(edges, mass, forward, backward)
-    gain = forward[edges.target] - forward[edges.source]
+    gain = _at_end(edges, forward, _b) - forward[edges.source]
     # The flow is the same through all surfaces, so that it may be summed over all with the weights of the gain. Each
     # edge between free cells is there from both sides.
     weight = np.where(edges.label == 0, 0.5, 1.0)
@@ -184,28 +185,34 @@ def _in_space(generator: Generator, labels: Int[np.ndarray, "..."], cut: list[Cu
 
 
 def _hitting(
-    generator: Generator, edges: Killed, labels, target: int
+    generator: Generator, chain: Killed, mass, labels, target: int
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     # The probability to reach the target first, and its rounding error.
-    solver = Solver(generator, edges, stretched=True)
-    found = solver.solve(edges.leaving(target, stretched=True))
+    solver = Solver(generator, chain, stretched=True, law=mass)
+    found = solver.solve(chain.leaving(target, stretched=True))
     q, noise = (labels.ravel() == target).astype(float), np.zeros(labels.size)
-    q[edges.free], noise[edges.free] = found, solver.noise(found)
+    q[chain.free], noise[chain.free] = found, solver.noise(found)
     return q, noise
 
 
-def _flow(edges: Killed, mass, forward, backward) -> Float[np.ndarray, " edges"]:
+def _at_end(edges: DirectedEdges, q: Float[np.ndarray, " n"], target: int) -> Float[np.ndarray, " edges"]:
+    # Where an edge ends: in a cell or, if it is cut, in a set.
+    return np.where(edges.label == 0, q[edges.target], edges.label == target)
+
+
+def _flow(edges: DirectedEdges, mass, forward, backward) -> Float[np.ndarray, " edges"]:
     # Net flow along each edge of paths that come from a and go on to b.
     i, j = edges.source, edges.target
     there = mass[i] * edges.rate
     # Over a piece as much returns as leaves, less the stationary current of the whole edge.
     back = mass[i] * (edges.rate - edges.whole) + mass[j] * edges.back
-    return there * backward[i] * forward[j] - back * backward[j] * forward[i]
+    return there * backward[i] * _at_end(edges, forward, _b) - back * _at_end(edges, backward, _a) * forward[i]
 
 
-def _at_centres(grid: Grid, edges: Killed, flow: Float[np.ndarray, " edges"]) -> Float[np.ndarray, "d ..."]:
+def _at_centres(grid: Grid, edges: DirectedEdges, flow: Float[np.ndarray, " edges"]) -> Float[np.ndarray, "d ..."]:
     current = np.zeros((grid.ndim, grid.size))
-    np.add.at(current, (edges.axis, edges.source), 0.5 * edges.sign * flow)
+    for k in range(grid.ndim):
+        current[k] = np.bincount(edges.source, 0.5 * edges.offset[:, k] * flow, grid.size)
     widths = [np.diff(e).reshape(-1, *[1] * (grid.ndim - k - 1)) for k, e in enumerate(grid.edges)]
     return current.reshape(grid.ndim, *grid.shape) * np.stack([w / grid.volumes for w in widths])
 
@@ -218,13 +225,12 @@ def _errors(
     unknown = np.where(free, np.nan, 0.0), np.nan
     if any(n % 2 or n < 4 for n in generator.grid.shape):
         return unknown
-    wide = coarsen(generator)
-    grid, kinds = wide.grid, wide.boundary
     try:
-        labels = _labels(grid, kinds, members("a", a, grid), members("b", b, grid))
-        coarse = _in_space(wide, labels, cuts(grid, kinds, labels, [a, b]))
+        wide = coarsen(generator)
+        regions = _regions(wide.grid, wide.boundary, a, b)
+        coarse = _in_space(wide, regions)
     except (ValueError, ArithmeticError):
         # The sets are too small for this grid.
         return unknown
-    apart = coarse_difference(fine.forward, free, coarse.forward, labels == 0)
+    apart = coarse_difference(fine.forward, free, coarse.forward, regions.labels == 0)
     return apart / 3, abs(coarse.rate - fine.rate)

@@ -12,11 +12,13 @@ most ‖m(0)‖ times as large, and that is enormous for a start where π is tin
 equilibrium by uniformization.
 """
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 from jaxtyping import Complex, Float
 
+from . import tridiagonal
 from .assembly import Generator
 from .uniformization import Uniformization, root_law
 
@@ -32,6 +34,10 @@ _most_substeps = 1 << 16
 
 # At Re z = 0 the contour has Im z = 0.33 N, or 0.66 per conjugate pair of nodes; half of that is well inside.
 _reach = 0.33
+
+# Systems of these lengths are factored in blocks after so many uses: that takes as long as to solve two of them by
+# LAPACK, and then each one half as long. Shorter ones gain nothing, and the factors of longer ones fill the memory.
+_long, _longest, _patience = 1 << 15, 1 << 18, 4
 
 # Steps whose factors are kept: an interval, its half, and those of one other interval.
 _steps_kept = 4
@@ -148,13 +154,33 @@ class ContourSteps:
         a = self.matrix
         bands = np.zeros((3, self.leaving.size), np.complex128)
         bands[0, 1:], bands[1], bands[2, :-1] = -h * a.diagonal(1), z - h * a.diagonal(), -h * a.diagonal(-1)
-        return lambda v: scipy.linalg.solve_banded((1, 1), bands, v)
+        return _Tridiagonal(bands)
 
     def _sparse(self, z, h):
         shifted = (z * scipy.sparse.identity(self.leaving.size, format="csc") - h * self.matrix).tocsc()
         return scipy.sparse.linalg.splu(
             shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.01, options={"SymmetricMode": True}
         ).solve
+
+
+class _Tridiagonal:
+    """A long system by LAPACK, which factors it every time; once it has come up often, with factors that are kept."""
+
+    def __init__(self, bands: Complex[np.ndarray, "3 n"]):
+        self.bands, self.uses = bands, 0
+        self.factors: tridiagonal.Factors | None = None
+
+    def __call__(self, v: Complex[np.ndarray, " n"]) -> Complex[np.ndarray, " n"]:
+        self.uses += 1
+        if self.uses <= _patience or not _long <= v.size <= _longest:
+            return scipy.linalg.solve_banded((1, 1), self.bands, v)
+        blocks = tridiagonal.blocks_for(v.size)
+        if self.factors is None:
+            upper, diagonal, lower = self.bands
+            diagonals = (np.roll(lower, 1), diagonal, np.roll(upper, -1))
+            self.factors = tridiagonal.factor(*map(jnp.asarray, diagonals), blocks)
+        x = tridiagonal.solve(self.factors, tridiagonal.folded(jnp.asarray(v), blocks))
+        return np.asarray(tridiagonal.unfolded(x, v.size))
 
 
 def _balanced(

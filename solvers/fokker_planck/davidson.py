@@ -1,14 +1,17 @@
 r"""Davidson's method for the eigenvectors of smallest eigenvalues of A, given an approximate inverse M.
 
 The space is enlarged by M (A x - θ x), x being the best vectors in it so far and θ their Rayleigh quotients, in the
-inner product Σ m u v in which A is self-adjoint or nearly so (Davidson, J. Comput. Phys. 17, 1975).
+inner product Σ m u v (Davidson, J. Comput. Phys. 17, 1975). Under detailed balance A is self-adjoint there. If not, the
+real part of Σ m u A u still is what jumps dissipate, Σ m_i k_ij |u_i - u_j|² / 2 for a stationary m, so that no θ has a
+real part below the smallest of A's symmetric part: values are sorted by it. A complex x stands for a pair, and its real
+and imaginary parts are two vectors of the space.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
 from .gmres import dot
 
@@ -24,6 +27,12 @@ _tolerance = 1e-9
 # Rounding of a residual, in units of that of the diagonal.
 _rounding = 10.0
 
+# What is left of a new vector, as a fraction, is nothing new below this.
+_dependent = 1e-12
+
+# Imaginary parts below this fraction of a value are rounding.
+_real_tolerance = 1e-8
+
 
 def slowest(
     matrix: Any,
@@ -33,11 +42,11 @@ def slowest(
     count: int,
     conserving: bool = False,
     symmetric: bool = True,
-) -> tuple[Float[np.ndarray, " count"], Float[np.ndarray, "count n"]]:
+) -> tuple[Inexact[np.ndarray, " count"], Inexact[np.ndarray, "count n"]]:
     """The `count` smallest eigenvalues and their eigenvectors, orthonormal in Σ m u v if A is symmetric there.
 
-    Errors are seen only where there is mass. With `conserving` constants are left out, A 1 = 0. Raises
-    `ArithmeticError` if it does not converge.
+    Errors are seen only where there is mass. With `conserving` constants are left out, A 1 = 0. Without symmetry values
+    are complex if one of them is. Raises `ArithmeticError` if it does not converge.
     """
     one = [np.full(mass.size, 1 / np.sqrt(mass.sum()))] if conserving else []
     space = _Space(matrix, mass, one)
@@ -45,20 +54,36 @@ def slowest(
         space.add(vector)
     for _ in range(_steps):
         values, weights = _ritz(space.products, symmetric)
-        errors, vectors = [], []
-        for value, w in zip(values[:count], weights.T, strict=False):
-            x, image = space.combined(w)
-            vectors.append(x)
-            errors.append(inverse(image - value * x))
-        limits = [_limit(matrix, mass, value, x) for value, x in zip(values, vectors, strict=False)]
-        open_ = [e for e, limit in zip(errors, limits, strict=True) if dot(e, mass * e) > limit**2]
+        pairs = [_Pair(space, inverse, value, w) for value, w in zip(values[:count], weights.T, strict=False)]
+        open_ = [p for p in pairs if p.size > p.limit]
         if not open_ and len(values) >= count:
-            return values[:count], np.array(vectors)
-        if len(space.basis) + len(open_) > count + _kept + _added:
-            space.restrict(weights[:, : count + _kept])
-        for error in open_:
+            return _real(values[:count], np.array([p.vector for p in pairs]))
+        # Of two conjugate vectors one will do.
+        new = [part for p in open_ if np.imag(p.value) >= 0 for part in p.parts]
+        if len(space.basis) + len(new) > count + _kept + _added:
+            space.restrict(_parts(values, weights, count + _kept))
+        for error in new:
             space.add(error)
-    raise ArithmeticError(f"The slowest modes were not found in {_steps} steps. Please report this with the process.")
+    raise ArithmeticError(
+        f"The slowest modes were not found in {_steps} steps: the drift circulates too fast for the approximate inverse"
+        " of a large generator, or a rate lies in a continuous spectrum. Ask for fewer modes, or use fewer cells."
+    )
+
+
+class _Pair:
+    """A vector of the space, its value, and the error that the approximate inverse sees."""
+
+    def __init__(self, space, inverse, value, weights):
+        self.value = value
+        self.vector, image = space.combined(weights)
+        rest = image - value * self.vector
+        complex_ = np.iscomplexobj(rest) and np.imag(value) != 0
+        self.parts = [
+            space.beside(inverse(np.ascontiguousarray(part)))
+            for part in ((rest.real, rest.imag) if complex_ else (rest.real,))
+        ]
+        self.size = np.sqrt(sum(dot(e, space.mass * e) for e in self.parts))
+        self.limit = _limit(space.matrix, space.mass, abs(value), np.abs(self.vector))
 
 
 class _Space:
@@ -68,12 +93,21 @@ class _Space:
         self.matrix, self.mass, self.aside = matrix, mass, aside
         self.basis, self.images, self.products = [], [], np.zeros((0, 0))
 
+    def beside(self, u):
+        for old in self.aside:
+            u = u - dot(old, self.mass * u) * old
+        return u
+
     def add(self, new):
         # Twice is enough.
         for _ in range(2):
+            before = np.sqrt(dot(new, self.mass * new))
             for old in (*self.aside, *self.basis):
                 new = new - dot(old, self.mass * new) * old
-            new = new / np.sqrt(dot(new, self.mass * new))
+            left = np.sqrt(dot(new, self.mass * new))
+            if left <= _dependent * before:
+                return
+            new = new / left
         self.basis.append(new)
         self.images.append(self.matrix @ new)
         heavy, image = self.mass * new, self.mass * self.images[-1]
@@ -102,13 +136,27 @@ def _limit(matrix, mass, value, x):
 def _ritz(products, symmetric):
     if symmetric:
         return np.linalg.eigh(0.5 * (products + products.T))
-    values, weights = (np.real(a) for a in np.linalg.eig(products))
-    order = np.argsort(values)
+    values, weights = np.linalg.eig(products)
+    # Conjugate pairs have equal real parts up to rounding: the one above the axis comes first.
+    order = np.lexsort((-values.imag, [float(f"{r:.9e}") for r in values.real]))
     return values[order], weights[:, order] / np.linalg.norm(weights[:, order], axis=0)
 
 
+def _parts(values, weights, count):
+    # A real basis of the first vectors.
+    first = weights[:, :count]
+    turns = np.imag(values[:count]) > 0
+    return np.concatenate([first.real[:, np.imag(values[:count]) >= 0], first.imag[:, turns]], axis=1)
+
+
+def _real(values, vectors):
+    if not np.iscomplexobj(values) or np.any(np.abs(values.imag) > _real_tolerance * np.abs(values)):
+        return values, vectors
+    return values.real, vectors.real
+
+
 def _sum(weights, vectors):
-    total = np.zeros_like(vectors[0])
+    total = np.zeros(vectors[0].shape, np.result_type(weights, vectors[0]))
     for weight, vector in zip(weights, vectors, strict=True):
         total += weight * vector
     return total

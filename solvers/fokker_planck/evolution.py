@@ -1,4 +1,4 @@
-"""The law at later times: m(t) = exp(t A) m(0), by steps of any length or axis by axis, whichever takes less time."""
+"""The law at later times: m(t) = exp(t A) m(0), by polynomials in A, or steps axis by axis or of any length."""
 
 from typing import Any
 
@@ -8,15 +8,23 @@ from jaxtyping import ArrayLike, Float
 
 from ..density import Density
 from .assembly import Generator, check_generator
+from .chebyshev_steps import ChebyshevSteps
 from .contour_steps import ContourSteps
 from .current import check_grid
+from .krylov_steps import KrylovSteps
 from .split_steps import SplitSteps
 
 _smallest_rtol = 1e-12
 
-# Below so many cells the factors of a few large systems cost less than steps axis by axis; above, in two dimensions,
-# as much as so many of these steps.
-_few, _patience = 1 << 11, 60
+# Below so many cells the factors of a few large systems cost less time than to compile what larger grids need.
+_few = 1 << 12
+
+# The same, without detailed balance: from so many cells on a Krylov space is cheaper than those factors.
+_few_turning = 1 << 11
+
+# An interval is a polynomial of the generator if it has at most about so many terms. If it would have more, steps axis
+# by axis take less time; or, over a plane, the factors of a few large systems: as much as so many of these steps.
+_most_products, _patience = 3000, 60
 
 
 class Evolution(eqx.Module):
@@ -46,9 +54,11 @@ def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: floa
     `rtol` bounds the error in time, as the sum of |mass error| over the cells in each interval from `ts[i]` to
     `ts[i + 1]`; the grid's own error, second order in the cells, comes on top: at late times the law is that of
     `stationary` without `extrapolate`. Any interval is one step for a reversible process in one dimension, once a start
-    far from equilibrium has come near it; in more dimensions steps are as long as `rtol` lets them, and grow as the law
-    settles. Without detailed balance an interval is divided until two results agree to `rtol`. Equal intervals are
-    cheapest: they share their matrix factors.
+    far from equilibrium has come near it. In more dimensions it is one polynomial of the generator, compiled by JAX for
+    the shape of the grid, if it is at most some million times the shortest time scale; beyond, steps are as long as
+    `rtol` lets them, and grow as the law settles. Without detailed balance, and with a full D, a Krylov space grows
+    until the result settles to `rtol`, and an interval is divided if it gets too large (on one axis, or below 2048
+    cells: until two results agree). Equal intervals are cheapest: they share their matrix factors.
 
     Masses below zero, which the approximation may give, are set to zero and the rest rescaled, if all of them together
     are smaller than `rtol`; otherwise a `RuntimeError` is raised. `ValueError` for times that do not increase, an
@@ -75,23 +85,33 @@ def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: floa
 
 
 def _stepper(generator: Generator, rtol: float, start: Float[np.ndarray, " n"], longest: float) -> Any:
-    if not SplitSteps.fits(generator) or generator.grid.size < _few:
+    fits = ChebyshevSteps.fits(generator)
+    if generator.grid.ndim > 1 and not fits and generator.grid.size >= _few_turning:
+        return KrylovSteps(generator, rtol)
+    if generator.grid.ndim == 1 or not fits or generator.grid.size < _few:
         return ContourSteps(generator, rtol, start, longest)
-    return SplitSteps(generator, rtol) if generator.grid.ndim == 3 else _Either(generator, rtol, start, longest)
+    return _ByLength(generator, rtol, start, longest)
 
 
-class _Either:
-    """Steps axis by axis, but over a plane no more of them than would take the time of a step of any length."""
+class _ByLength:
+    """A polynomial for an interval; if it is too long for that, steps axis by axis; over a plane only so many of them,
+    and then one of any length."""
 
     def __init__(self, generator: Generator, rtol: float, start: Float[np.ndarray, " n"], longest: float):
-        self.split = SplitSteps(generator, rtol, _patience)
         self.arguments = generator, rtol, start, longest
+        self.polynomials = ChebyshevSteps(generator, rtol)
+        self.split: SplitSteps | None = None
         self.contour: ContourSteps | None = None
 
     def advance(
         self, mass: Float[np.ndarray, " n"], outside: float, h: float
     ) -> tuple[Float[np.ndarray, " n"], float, float]:
-        if self.contour is None:
+        """The mass in the cells and outside after an interval h, of which nothing is left to do."""
+        if self.polynomials.products(h) <= _most_products:
+            mass, outside, h = self.polynomials.advance(mass, outside, h)
+        generator, rtol, *_ = self.arguments
+        if h > 0 and self.contour is None:
+            self.split = self.split or SplitSteps(generator, rtol, _patience if generator.grid.ndim == 2 else np.inf)
             mass, outside, h = self.split.advance(mass, outside, h)
         if h > 0:
             self.contour = self.contour or ContourSteps(*self.arguments)

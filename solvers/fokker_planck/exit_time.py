@@ -16,7 +16,7 @@ from .killed import killed
 from .killed_solver import Solver
 from .line import Line, at_cells, lines, romberg, solve_chain
 from .process_values import holds_tracers
-from .regions import Cuts, cuts, members, wrapped
+from .regions import Cuts, Regions, members, wrapped
 from .traced_exit import traced_continuation, traced_exit_time
 
 
@@ -75,7 +75,9 @@ def exit_time(process: Any, grid: Grid, inside: Callable, boundary: str | Sequen
     The boundary of the set lies where `inside` changes between two cell centres: it need not follow the grid, but sets
     thinner than a cell are not seen. In one dimension means are exact but for quadrature, of eighth order in the width
     of the cells, and have full relative accuracy up to 1e300, however rare exits are; the variance is extrapolated to
-    sixth order. In two and three dimensions both are second order, and `error` compares with cells twice as wide.
+    sixth order. In two and three dimensions both are second order, and `error` compares with cells twice as wide; D may
+    be any positive semidefinite tensor. With a full D, and constant D and drift zero, means that are quadratic in x are
+    exact; where the set meets a no-flux wall, or drift has a direction without diffusion, errors are first order.
 
     If JAX traces the process (`jax.grad`, `jit`, `vmap`), all values have derivatives with respect to the numbers it
     holds, and `error` is known on a line only. The set must not depend on them.
@@ -83,31 +85,32 @@ def exit_time(process: Any, grid: Grid, inside: Callable, boundary: str | Sequen
         jax.grad(lambda a: fokker_planck.exit_time(model(a), grid, inside=inside).at(x0))(2.0)
 
     Raises `ValueError` if there are no cells in the set, or none outside it and no way out, and `ArithmeticError` if
-    exits are too rare for float64, which in more than one dimension happens at about 1e12 jumps.
+    exits are too rare for float64, which in more than one dimension happens at about 1e12 jumps, or if a degenerate
+    noise never leaves.
     """
     kinds = checked_boundary(process, grid, boundary, most_axes=3, tracers=True)
-    there = members("inside", inside, grid)
-    labels = (~there).astype(int)
-    check_left(grid, kinds, labels)
-    cut = cuts(grid, kinds, labels, [lambda x: ~inside(x)])
+    regions = outside(grid, kinds, inside)
+    cut = regions.axis_cuts()
     if holds_tracers(process, grid.ndim):
-        values, variance, error = traced_exit_time(process, grid, kinds, labels, cut)
+        values, variance, error = traced_exit_time(process, grid, kinds, regions.labels, cut)
         return ExitTime(grid, values, variance, error, inside, kinds, traced_continuation(values, cut))
     if grid.ndim == 1:
-        values, variance, error = _on_line(process, grid, kinds, labels, cut[0])
+        values, variance, error = _on_line(process, grid, kinds, regions.labels, cut[0])
     else:
         generator = assemble_checked(process, grid, kinds)
-        values, variance, noise = _in_space(generator, labels, cut)
+        values, variance, noise = _in_space(generator, regions)
         error = _error(generator, inside, values) + noise
     beyond = _continued(values, cut)
     return ExitTime(grid, values, variance, error, inside, kinds, beyond)
 
 
-def check_left(grid: Grid, boundary: tuple[Boundary, ...], labels: Int[np.ndarray, "..."]) -> None:
-    """`ValueError` for a set without cells, and for one that is the whole box and can't be left.
+def outside(grid: Grid, boundary: tuple[Boundary, ...], inside: Callable) -> Regions:
+    """The cells in which `inside` is true, as free ones, and all others as set 1.
 
-    From any other there is a way out: a box is connected.
+    `ValueError` for a set without cells, and for one that is the whole box and can't be left. From any other there is a
+    way out: a box is connected.
     """
+    labels = (~members("inside", inside, grid)).astype(int)
     if np.all(labels > 0):
         raise ValueError(
             f"`inside` must hold at some cell centre, but holds at none of {grid}. Is its sign wrong, or the set "
@@ -118,6 +121,7 @@ def check_left(grid: Grid, boundary: tuple[Boundary, ...], labels: Int[np.ndarra
             f"`inside` must be false somewhere, but holds at all cell centres of {grid}, whose faces let nothing "
             "through: the set is never left. Make the box larger than the set, or faces absorbing."
         )
+    return Regions(grid, boundary, labels, (lambda x: ~inside(x),))
 
 
 def _on_line(process, grid, kinds, labels, cut):
@@ -143,9 +147,9 @@ def _mean(chain: Line, run: slice) -> Float[np.ndarray, " m"]:
 
 
 def _in_space(
-    generator: Generator, labels: Int[np.ndarray, "..."], cut: list[Cuts]
+    generator: Generator, regions: Regions
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    edges = killed(generator, labels, cut)
+    edges = killed(generator, regions)
     solver = Solver(generator, edges, stretched=True)
     first = solver.solve(np.ones(len(edges.free)))
     noise = solver.noise(first)
@@ -165,17 +169,16 @@ def _error(generator: Generator, inside: Callable, values: Float[np.ndarray, "..
 
 
 def on_wide_cells(generator: Generator, inside: Callable, solve: Callable) -> tuple[Any, Int[np.ndarray, "..."]] | None:
-    """What `solve(generator, labels, cuts)` gives on cells twice as wide, and their labels.
+    """What `solve(generator, regions)` gives on cells twice as wide, and their labels.
 
     None if the grid has no such cells, or the set is too small for them.
     """
     if any(n % 2 or n < 4 for n in generator.grid.shape):
         return None
-    wide = coarsen(generator)
-    labels = (~members("inside", inside, wide.grid)).astype(int)
     try:
-        check_left(wide.grid, wide.boundary, labels)
-        return solve(wide, labels, cuts(wide.grid, wide.boundary, labels, [lambda x: ~inside(x)])), labels
+        wide = coarsen(generator)
+        regions = outside(wide.grid, wide.boundary, inside)
+        return solve(wide, regions), regions.labels
     except (ValueError, ArithmeticError):
         return None
 

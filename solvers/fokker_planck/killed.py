@@ -5,6 +5,8 @@ ratio of the resistances ∫ e^(-Φ) of the whole edge and of the piece. That al
 Fedkiw, Cheng and Kang (J. Comput. Phys. 176, 2002), for masses. For functions, the currents of a cut cell are divided
 by the width that reaches half way to the crossings, not to the faces (Shortley and Weller, J. Appl. Phys. 9, 1938):
 then -L is still an M-matrix, and exact for quadratic functions under constant coefficients. Both are second order.
+
+With a full D (`cut_jumps`) this holds for each direction of the decomposition.
 """
 
 import dataclasses
@@ -14,103 +16,106 @@ import scipy.sparse
 from jaxtyping import Float, Int
 
 from .assembly import Generator
+from .cut_jumps import DirectedEdges, jump_edges_cut
 from .jumps import Jumps
 from .pieces import integrate
-from .regions import Cuts, neighbours, steps
+from .regions import Cuts, Regions, neighbours, steps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Killed:
-    """Directed edges from free cells: `source` to `target`, flat indices, -1 beyond an absorbing face.
-
-    `rate` is the rate of jumps, up to the crossing where the target is in the set `label` > 0; `whole` is that of the
-    whole edge and `back` that of its reverse. `stretch` is the width of the source over that of its pieces. Edges go
-    along `axis`, up (`sign` 1) or down (-1).
-    """
+    """The cells `free`, flat indices, and the directed edges that leave them."""
 
     free: Int[np.ndarray, " free"]
-    axis: Int[np.ndarray, " edges"]
-    sign: Int[np.ndarray, " edges"]
-    source: Int[np.ndarray, " edges"]
-    target: Int[np.ndarray, " edges"]
-    label: Int[np.ndarray, " edges"]
-    rate: Float[np.ndarray, " edges"]
-    whole: Float[np.ndarray, " edges"]
-    back: Float[np.ndarray, " edges"]
-    stretch: Float[np.ndarray, " edges"]
+    edges: DirectedEdges
 
     def reversed(self, mass: Float[np.ndarray, " n"]) -> "Killed":
         """The edges of the process that runs backwards in time in its stationary law `mass`; `back` is not kept.
 
-        Jumps from i to j have the rate m_j k_ji / m_i. A piece carries the stationary current of its whole edge.
+        Jumps from i to j have the rate m_j k_ji / m_i. A piece carries the stationary current of its whole edge. What
+        an absorbing face takes stays: `mass` is the law after it has been closed.
         """
+        edges = self.edges
         # A cell whose mass is below 1e-308 has no say, whatever its rates.
-        there = mass[self.source]
-        known = there > 0
-        whole = np.where(known, mass[self.target] * self.back / np.where(known, there, 1.0), self.whole)
-        return dataclasses.replace(
-            self, rate=self.rate - self.whole + whole, whole=whole, back=np.full_like(whole, np.nan)
-        )
+        there = mass[edges.source]
+        known = (there > 0) & (edges.target >= 0)
+        whole = np.where(known, mass[edges.target] * edges.back / np.where(known, there, 1.0), edges.whole)
+        rate = np.maximum(edges.rate - edges.whole + whole, 0.0)
+        return Killed(self.free, dataclasses.replace(edges, rate=rate, whole=whole, back=np.full_like(whole, np.nan)))
 
     def leaving(self, label: int, stretched: bool) -> Float[np.ndarray, " free"]:
         """The rate at which each free cell leaves into a set."""
-        there = self.label == label
-        rate = (self.rate * self.stretch if stretched else self.rate)[there]
-        return np.bincount(self._place[self.source[there]], rate, minlength=len(self.free))
+        there = self.edges.label == label
+        return np.bincount(
+            self._place[self.edges.source[there]], self._rate(stretched)[there], minlength=len(self.free)
+        )
 
     def matrix(self, stretched: bool) -> scipy.sparse.csc_matrix:
         """-L on the free cells, u being zero in all sets: rows for functions, columns for masses."""
-        rate = self.rate * self.stretch if stretched else self.rate
-        row = self._place[self.source]
-        inner = self.label == 0
+        rate = self._rate(stretched)
+        row = self._place[self.edges.source]
+        inner = self.edges.label == 0
         diagonal = np.bincount(row, rate, minlength=len(self.free))
-        column = self._place[self.target[inner]]
+        column = self._place[self.edges.target[inner]]
         off = scipy.sparse.csc_matrix((-rate[inner], (row[inner], column)), shape=(len(self.free),) * 2)
         return scipy.sparse.csc_matrix(off + scipy.sparse.diags(diagonal))
 
     def jumps(self, stretched: bool, log_mass: Float[np.ndarray, "*shape"]) -> Jumps:
-        """The same -L on all cells of the grid. Those in the sets are alone, with 1 on the diagonal."""
-        rate = self.rate * self.stretch if stretched else self.rate
+        """The same -L on all cells of the grid, if all edges lead to neighbours. Cells in the sets are alone, with 1 on
+        the diagonal."""
+        edges, rate = self.edges, self._rate(stretched)
         shape, n = log_mass.shape, log_mass.size
-        inner = self.label == 0
+        inner = edges.label == 0
+        axis, up = np.argmax(edges.offset != 0, axis=1), edges.offset.sum(axis=1) > 0
         rates = np.zeros((2, len(shape), n))
-        rates[np.where(self.sign > 0, 0, 1)[inner], self.axis[inner], self.source[inner]] = rate[inner]
+        rates[np.where(up, 0, 1)[inner], axis[inner], edges.source[inner]] = rate[inner]
         up, down = (tuple(r.reshape(len(shape), *shape)) for r in rates)
-        killed = np.bincount(self.source[~inner], rate[~inner], minlength=n)
+        killed = np.bincount(edges.source[~inner], rate[~inner], minlength=n)
         alone = np.ones(n, dtype=bool)
         alone[self.free] = False
         killed[alone] = 1.0
         return Jumps(up, down, killed.reshape(shape), np.where(alone.reshape(shape), -np.inf, log_mass))
 
+    def whole_matrix(self, stretched: bool, size: int) -> scipy.sparse.csr_array:
+        """`matrix` on all cells of the grid, of which those in the sets have 1 on the diagonal."""
+        rate, inner = self._rate(stretched), self.edges.label == 0
+        alone = np.setdiff1d(np.arange(size), self.free)
+        diagonal = np.bincount(self.edges.source, rate, size)
+        diagonal[alone] = 1.0
+        entries = (-rate[inner], (self.edges.source[inner], self.edges.target[inner]))
+        off = scipy.sparse.csr_array(entries, shape=(size, size))
+        return scipy.sparse.csr_array(off + scipy.sparse.diags_array(diagonal))
+
+    def _rate(self, stretched: bool) -> Float[np.ndarray, " edges"]:
+        return self.edges.rate * self.edges.stretch if stretched else self.edges.rate
+
     @property
     def _place(self) -> Int[np.ndarray, " n"]:
-        place = np.full(max(int(self.source.max()), int(self.target.max()), int(self.free.max())) + 1, -1)
+        ends = (self.edges.source, self.edges.target, self.free)
+        place = np.full(max(int(a.max(initial=0)) for a in ends) + 1, -1)
         place[self.free] = np.arange(len(self.free))
         return place
 
 
-def killed(generator: Generator, labels: Int[np.ndarray, "..."], cuts: list[Cuts]) -> Killed:
-    """The directed edges from the cells with label 0. Absorbing faces count as set 1.
-
-    `NotImplementedError` for D that is full or degenerate somewhere.
-    """
+def killed(generator: Generator, regions: Regions) -> Killed:
+    """The directed edges from the cells with label 0. Absorbing faces count as set 1."""
     if generator.diagonals is not None:
-        raise NotImplementedError(
-            "Exit times, quasi-stationary laws and committors are implemented for diagonal, nowhere degenerate D, and "
-            "this process has another. Choose coordinates in which D is diagonal (for a constant D, its eigenvectors), "
-            "or simulate particles with `solvers.sde.simulate` and `FirstPassage`."
+        edges = jump_edges_cut(generator, generator.diagonals, regions)
+    else:
+        cuts = regions.axis_cuts()
+        shorter = _shortened(generator, cuts)
+        edges = DirectedEdges.joined(
+            [
+                _axis_edges(generator, k, regions.labels.ravel(), cut, ratio)
+                for k, (cut, ratio) in enumerate(zip(cuts, shorter, strict=True))
+            ]
         )
-    flat = labels.ravel()
-    shorter = _shortened(generator, cuts)
-    edges = [
-        _axis_edges(generator, k, flat, cut, ratio) for k, (cut, ratio) in enumerate(zip(cuts, shorter, strict=True))
-    ]
-    return Killed(np.flatnonzero(flat == 0), *(np.concatenate(column) for column in zip(*edges, strict=True)))
+    return Killed(np.flatnonzero(regions.labels.ravel() == 0), edges)
 
 
 def _axis_edges(
     generator: Generator, k: int, labels: Int[np.ndarray, " n"], cut: Cuts, shorter: Float[np.ndarray, " cuts"]
-):
+) -> DirectedEdges:
     grid, kind = generator.grid, generator.boundary[k]
     pairs = neighbours(grid, kind, k)
     up, down = generator.up[k].ravel()[pairs.face], generator.down[k].ravel()[pairs.face]
@@ -132,8 +137,8 @@ def _axis_edges(
             source, target = np.append(source, outer[free]), np.append(target, ends)
             whole, rate = np.append(whole, through[free]), np.append(rate, through[free])
             reverse, label = np.append(reverse, 0.0 * through[free]), np.append(label, 0 * ends + 1)
-    axis = np.full(len(source), k)
-    return axis, sign, source, target, label, rate, whole, reverse, _stretch(generator, k, cut)[source]
+    offset = sign[:, None] * np.eye(grid.ndim, dtype=np.int64)[k]
+    return DirectedEdges(source, target, offset, label, rate, whole, reverse, _stretch(generator, k, cut)[source])
 
 
 def _shortened(generator: Generator, cuts: list[Cuts]) -> list[Float[np.ndarray, " cuts"]]:

@@ -1,6 +1,5 @@
 """Solves -L u = f on the free cells, and tells what rounding does to u: by elimination, or by multigrid if large."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,13 @@ import scipy.sparse.linalg
 from jaxtyping import Float
 
 from .assembly import Generator
+from .axis_jumps import axis_jumps, many_full, wraps
 from .davidson import slowest
 from .elimination import m_matrix_lu
 from .gmres import gmres
 from .killed import Killed
 from .multigrid import Multigrid
+from .stationary import closed_law
 
 # Rounding of a diagonal, which holds the sum of six rates, as a fraction of it.
 _rounding = 4 * np.finfo(np.float64).eps
@@ -40,29 +41,39 @@ unresolved = (
 class Solver:
     """Solves -L u = f and, in the same way, tells what the rounding of -L does to u.
 
-    `stretched` rates are for functions; `transposed` stands for masses instead. Raises `ArithmeticError` if rounding
-    may change u by more than a fraction of 1e-3, because sets are reached too rarely.
+    `stretched` rates are for functions; `transposed` stands for masses instead. `law` are the stationary masses, with
+    absorbing faces closed, if they are known. Raises `ArithmeticError` if rounding may change u by more than a fraction
+    of 1e-3, because sets are reached too rarely.
     """
 
-    def __init__(self, generator: Generator, edges: Killed, stretched: bool, transposed: bool = False):
+    def __init__(
+        self,
+        generator: Generator,
+        edges: Killed,
+        stretched: bool,
+        transposed: bool = False,
+        law: Float[np.ndarray, "..."] | None = None,
+    ):
         matrix = edges.matrix(stretched)
-        if transposed:
-            matrix = scipy.sparse.csc_matrix(matrix.T)
-        self.rounding = _rounding * matrix.diagonal()
-        many = len(edges.free) >= _many[generator.grid.ndim]
-        multigrid = many and generator.reversible and generator.diagonals is None and not transposed
-        self._method = _Iterations(generator, edges, stretched) if multigrid else _Elimination(matrix)
-        # Jumps that are nothing but rounding, before a set is reached. Of the inverse of a matrix that rounding has
-        # made singular all that is known is that this comes out large, or negative.
-        jumps = self._method.solve(self.rounding, None, _rough)
-        if not np.all((jumps > 0) & (jumps <= _largest_noise)):
-            raise ArithmeticError(unresolved)
+        self.rounding = rounding(matrix)
+        # Masses are the law times a function, for which time runs backwards.
+        self.density = 1.0
+        if by_iterations(generator, edges):
+            log_law = _log_law(generator, law)
+            if transposed:
+                mass = np.exp(log_law - np.max(log_law)).ravel()
+                edges, self.density = edges.reversed(mass), np.maximum(mass[edges.free], np.finfo(np.float64).tiny)
+            self._method = _Iterations(generator, edges, stretched, log_law)
+        else:
+            self._method = _Elimination(scipy.sparse.csc_matrix(matrix.T) if transposed else matrix)
+        check_resolved(self._method.solve(self.rounding, None, _rough))
 
     def solve(
         self, f: Float[np.ndarray, " free"], start: Float[np.ndarray, " free"] | None = None
     ) -> Float[np.ndarray, " free"]:
         """u, which is not negative where f is not; a guess may help."""
-        return self._method.solve(f, start, _tolerance)
+        start = None if start is None else start / self.density
+        return self.density * self._method.solve(f / self.density, start, _tolerance)
 
     def noise(self, u: Float[np.ndarray, " free"]) -> Float[np.ndarray, " free"]:
         """The change of u when every diagonal entry of -L is changed by its rounding, to first order.
@@ -74,8 +85,8 @@ class Solver:
 
     def slowest(self) -> Float[np.ndarray, " free"]:
         """The positive eigenvector of the smallest eigenvalue, with sum 1."""
-        vector = self._method.slowest()
-        rate = 1.0
+        vector = self.density * self._method.slowest()
+        vector, rate = vector / vector.sum(), 1.0
         for _ in range(_polishing):
             # The guess is exact for an exact eigenvector.
             better = self.solve(vector, vector / rate if rate > 0 else None)
@@ -83,11 +94,32 @@ class Solver:
         return vector
 
 
-def check_resolved(solve: Callable, matrix: Any) -> None:
-    """`ArithmeticError` if rounding may change solutions of -L u = f by more than a fraction of 1e-3."""
-    jumps = solve(_rounding * matrix.diagonal())
+def rounding(matrix: Any) -> Float[np.ndarray, " free"]:
+    """What rounding may change in the diagonal of -L."""
+    return _rounding * matrix.diagonal()
+
+
+def check_resolved(jumps: Float[np.ndarray, " free"]) -> None:
+    """`ArithmeticError` unless -L u = `rounding` has small solutions: jumps that are nothing but rounding.
+
+    Of the inverse of a matrix that rounding has made singular all that is known is that these come out large, or
+    negative.
+    """
     if not np.all((jumps > 0) & (jumps <= _largest_noise)):
         raise ArithmeticError(unresolved)
+
+
+def by_iterations(generator: Generator, edges: Killed) -> bool:
+    """Whether multigrid takes the place of elimination; then the stationary law is of use."""
+    many = _many if generator.diagonals is None else many_full
+    return len(edges.free) >= many[generator.grid.ndim]
+
+
+def _log_law(generator: Generator, law: Float[np.ndarray, "..."] | None) -> Float[np.ndarray, "..."]:
+    if generator.log_weights is not None:
+        return generator.log_weights
+    law = closed_law(generator) if law is None else law.reshape(generator.grid.shape)
+    return np.log(np.maximum(law, np.finfo(np.float64).tiny))
 
 
 class _Elimination:
@@ -112,11 +144,18 @@ class _Elimination:
 class _Iterations:
     """On the whole grid, where cells in the sets are alone; `left` is the largest error of a solution so far."""
 
-    def __init__(self, generator: Generator, edges: Killed, stretched: bool):
-        assert generator.log_weights is not None
-        jumps = edges.jumps(stretched, generator.log_weights)
+    def __init__(self, generator: Generator, edges: Killed, stretched: bool, log_law: Float[np.ndarray, "..."]):
+        if generator.diagonals is None:
+            jumps = edges.jumps(stretched, log_law)
+            self.matrix = jumps.matrix()
+        else:
+            self.matrix = edges.whole_matrix(stretched, log_law.size)
+            alone = np.ones(log_law.size, dtype=bool)
+            alone[edges.free] = False
+            log_mass = np.where(alone.reshape(log_law.shape), -np.inf, log_law)
+            jumps = axis_jumps(self.matrix, wraps(generator), log_mass)
         self.free, self.mass = edges.free, np.exp(jumps.log_mass.ravel() - np.max(jumps.log_mass))
-        self.matrix, self.inverse, self.left = jumps.matrix(), Multigrid(jumps), 0.0
+        self.inverse, self.left = Multigrid(jumps), 0.0
 
     def solve(self, f, start, tolerance):
         start = np.zeros_like(f) if start is None else start
@@ -131,7 +170,7 @@ class _Iterations:
 
     def slowest(self):
         start = self._whole(np.ones(len(self.free)))[None]
-        # Stretched rates are not quite self-adjoint.
+        # Stretched rates are not quite self-adjoint, and others need not be.
         _, found = slowest(self.matrix, self.inverse, start, self.mass, 1, symmetric=False)
         return np.abs(found[0, self.free])
 

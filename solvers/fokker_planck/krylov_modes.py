@@ -2,8 +2,8 @@ r"""Decay rates and modes of smallest modulus of a large sparse generator.
 
 In variables v = φ sqrt(π) the backward generator is -S with S = -diag(sqrt π) Aᵀ diag(1 / sqrt π), symmetric under
 detailed balance. Its null vector sqrt(π) is known, so that the pseudo-inverse of S is one pinned solve between two
-projections: its largest eigenvalues 1 / λ are the slowest rates, without a shift to choose. With many cells and
-detailed balance multigrid takes the place of elimination.
+projections: its largest eigenvalues 1 / λ are the slowest rates, without a shift to choose. With many cells multigrid
+takes the place of elimination.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import scipy.sparse.linalg
 from jaxtyping import Bool, Float, Inexact
 
 from .assembly import Generator
+from .axis_jumps import many_full
 from .elimination import m_matrix_lu
 from .multigrid_modes import multigrid_rates_and_modes
 
@@ -24,8 +25,9 @@ _tail = 1e-6
 # the mode.
 _rounding = 4 * np.finfo(np.float64).eps
 
-# From so many cells on multigrid is faster than elimination.
+# From so many cells on multigrid is faster than elimination; without detailed balance it takes more steps.
 _many = 20_000
+_many_irreversible = {1: np.inf, 2: 60_000, 3: 8_000}
 
 # Imaginary parts below this fraction of a rate are rounding.
 _real_tolerance = 1e-8
@@ -43,8 +45,14 @@ def krylov_rates_and_modes(
     rounding.
     """
     n, zeros = generator.grid.size, int(generator.conserving)
-    if generator.reversible and generator.diagonals is None and n >= _many:
-        rates, modes, jumps = multigrid_rates_and_modes(generator, k)
+    many = _many if generator.reversible else _many_irreversible[generator.grid.ndim]
+    if generator.diagonals is not None:
+        many = many_full[generator.grid.ndim]
+    if n >= many:
+        log_law = generator.log_weights
+        if log_law is None:
+            log_law = np.log(np.maximum(weights, np.finfo(np.float64).tiny))
+        rates, modes, jumps = multigrid_rates_and_modes(generator, k, log_law)
         noise = np.where(np.arange(k) < zeros, 0.0, _rounding * jumps)
         _check_resolved(rates[zeros:], noise[zeros:])
         return rates, modes, noise

@@ -10,18 +10,19 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ..density import Density
 from ..grid import Grid
 from .assembly import Generator, assemble_checked, checked_boundary
 from .coefficients import coefficients
-from .exit_time import check_left, on_wide_cells
+from .exit_time import on_wide_cells, outside
 from .killed import Killed, killed
-from .killed_solver import Solver
+from .killed_solver import Solver, by_iterations
 from .line import Line, lines, romberg
 from .line_modes import line_modes, line_rates
-from .regions import Cuts, cuts, members
+from .regions import Regions
+from .stationary import closed_law
 
 # Rates of two grids are extrapolated if they differ by less than this fraction: then both are near convergence.
 _extrapolation_limit = 0.1
@@ -51,18 +52,17 @@ def quasi_stationary(
     In one dimension the rate is the squared singular value of a bidiagonal matrix, extrapolated to sixth order in the
     width of the cells: it keeps full relative accuracy down to 1e-300. In two and three dimensions it is extrapolated
     from this grid and one with cells twice as wide, of about third order for a smooth boundary, and `error` is the
-    difference which that made. Masses are those of the density at cell centres, second order.
+    difference which that made. Masses are those of the density at cell centres, second order. D may be any positive
+    semidefinite tensor, as for `exit_time`.
 
     Raises `ValueError` as `exit_time`, and `ArithmeticError` for rates below rounding, in more than one dimension.
     """
     kinds = checked_boundary(process, grid, boundary, most_axes=3)
-    labels = (~members("inside", inside, grid)).astype(int)
-    check_left(grid, kinds, labels)
-    cut = cuts(grid, kinds, labels, [lambda x: ~inside(x)])
+    regions = outside(grid, kinds, inside)
     if grid.ndim == 1:
-        return _on_line(process, grid, kinds, labels, cut[0])
+        return _on_line(process, grid, kinds, regions.labels, regions.axis_cuts()[0])
     generator = assemble_checked(process, grid, kinds)
-    plain, noise, mass = _in_space(generator, labels, cut)
+    plain, noise, mass = _in_space(generator, regions)
     rate, error = _extrapolated(generator, inside, plain)
     return QuasiStationary(rate, error + noise, Density(grid, mass))
 
@@ -105,13 +105,12 @@ def _line_mass(process, grid, chain, run, rate) -> Float[np.ndarray, " n"]:
     return mass / mass.sum()
 
 
-def _in_space(
-    generator: Generator, labels: Int[np.ndarray, "..."], cut: list[Cuts]
-) -> tuple[float, float, Float[np.ndarray, "..."]]:
+def _in_space(generator: Generator, regions: Regions) -> tuple[float, float, Float[np.ndarray, "..."]]:
     # The rate, its rounding error and the masses.
-    edges = killed(generator, labels, cut)
-    law = _law(generator, edges)
-    solver = Solver(generator, edges, stretched=True)
+    edges = killed(generator, regions)
+    closed = closed_law(generator) if by_iterations(generator, edges) and not generator.reversible else None
+    law = _law(generator, edges, closed)
+    solver = Solver(generator, edges, stretched=True, law=closed)
     phi = solver.slowest()
     rate = float(law @ phi / (law @ solver.solve(phi, phi)))
     noise = float(law @ (solver.rounding * phi) / (law @ phi))
@@ -120,9 +119,9 @@ def _in_space(
     return rate, noise, mass.reshape(generator.grid.shape)
 
 
-def _law(generator: Generator, edges: Killed) -> Float[np.ndarray, " free"]:
+def _law(generator: Generator, edges: Killed, closed: Float[np.ndarray, "..."] | None) -> Float[np.ndarray, " free"]:
     if generator.log_weights is None:
-        return Solver(generator, edges, stretched=False, transposed=True).slowest()
+        return Solver(generator, edges, stretched=False, transposed=True, law=closed).slowest()
     # Under detailed balance the law is the mode times the stationary law.
     log_weights = generator.log_weights.ravel()[edges.free]
     law = np.exp(log_weights - np.max(log_weights)) * Solver(generator, edges, stretched=False).slowest()

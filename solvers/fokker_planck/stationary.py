@@ -9,22 +9,28 @@ import scipy.sparse.csgraph
 from jaxtyping import Float
 
 from ..density import Density
-from .assembly import Generator, assemble, check_generator, coarsen
+from .assembly import Boundary, Generator, assemble_alike, check_generator, coarsen
+from .axis_jumps import many_full
 from .balance import multilevel_log_law
+from .cut_off import cut_off
 from .elimination import eliminated
-from .extrapolation import extrapolate as extrapolated
-from .jump_edges import LongJumpsError
+from .extrapolation import cell_errors, coarser_grids, extrapolate as extrapolated
 from .traced_generator import TracedGenerator
 from .traced_law import traced_stationary
+from .weights import resolved_edge
 
 # A box counts as too small when this much mass would lie beyond one of its faces.
 _truncation_limit = 1e-3
 
+# The box that a warning suggests leaves out so much beyond each face.
+_suggested_outside = 1e-6
+
 # The stationary law must balance the traffic of all cells to this fraction: rounding of the elimination.
 _residual_limit = 1e-9
 
-# Both grids need some cells along each axis for an estimate of the error.
-_fewest_cells = 8
+# The grid does not resolve the law if the masses of cells are uncertain by more than this, all together: for a Gaussian
+# law if a cell is wider than 2.7 standard deviations.
+_unresolved_limit = 0.5
 
 # From so many cells on multigrid takes the place of elimination, by the number of axes.
 _many = {1: 1 << 62, 2: 60_000, 3: 8_000}
@@ -39,17 +45,23 @@ def stationary(generator: Any, extrapolate: bool = False) -> Density:
     The former masses are those of cells, with small errors also in heavy tails; the latter are those of the density at
     the cell centre, second order in the width of the cell (see `assemble`).
 
-    Without detailed balance `error` of the result estimates the error of each mass, by comparison with the law on cells
-    twice as wide; None if the grid can't be coarsened or is too coarse for that. With `extrapolate` the masses are
-    those that the comparison leads to: fourth order, for the mass in a cell and not at its centre, positive, and not
-    those to which `evolve` tends; their current has a divergence of second order. `error` is the same, and then on the
-    safe side. For a reversible process, or where there is no estimate, `extrapolate` changes nothing.
+    `error` of the result estimates the error of each mass, by comparison with the laws on cells twice and, where the
+    grid allows, four times as wide; None if the grid can't be coarsened or is too coarse for that. For masses of
+    cells it is on the safe side: their order is taken to be four, or two where the grid does not resolve the law.
 
-    Warns (`UserWarning`) if more than 1e-3 of the mass would lie beyond a no-flux face, estimated by `truncated_mass`:
-    the law is then that of a process between walls.
+    `beyond` of the result is the mass that the walls of the box cut off, by `truncated_mass`; see `cut_off`, too.
+
+    With `extrapolate` masses of centres are replaced by those that the comparison leads to: those of cells, fourth
+    order from two grids and sixth from three (where offsets of a varying tensor change from place to place: of second
+    order, with a smaller error). They are positive, and not those to which `evolve` tends; their current has a
+    divergence of second order. `error` is then that of these masses; if there are only two grids, that of the others,
+    on the safe side. Masses that are those of cells already are left alone.
+
+    Warns (`UserWarning`) if more than 1e-3 of the mass would lie beyond a no-flux face, and says where it had better
+    be: the law is then that of a process between walls. Warns, too, if cells are wider than the law.
 
     If JAX traces the process, the masses, and so expectations, have derivatives of any order, and `vmap` sweeps over
-    parameters; there is no warning and no `error`. In one dimension nothing but JAX is used:
+    parameters; there is no warning, no `error` and no `beyond`. In one dimension nothing but JAX is used:
 
         def mean_square(sigma):
             model = sg.SGD(loss, sg.noise.LossProportional(sigma), learning_rate=0.1)
@@ -74,10 +86,12 @@ def stationary(generator: Any, extrapolate: bool = False) -> Density:
             f"{generator.boundary!r}. Assemble it with boundary='no-flux', or look at `spectrum`: its slowest mode is "
             "the rate of absorption."
         )
-    p = Density(generator.grid, closed_law(generator))
-    if not generator.reversible:
-        p = _with_error(generator, p, extrapolate)
-    _warn_if_truncated(generator, p)
+    law = Density(generator.grid, closed_law(generator))
+    cut = np.where(np.array([kind == "no-flux" for kind in generator.boundary])[:, None], truncated_mass(law), 0.0)
+    law = Density(law.grid, law.mass, beyond=min(float(cut.sum()), 1.0))
+    p = _with_error(generator, law, extrapolate)
+    _warn_if_truncated(generator, p, cut)
+    _warn_if_unresolved(p)
     return p
 
 
@@ -105,21 +119,67 @@ def closed_law(generator: Generator) -> Float[np.ndarray, "..."]:
         mass = np.exp(generator.log_weights)
         return mass / mass.sum()
     if not generator.conserving:
-        kinds = ["no-flux" if kind == "absorbing" else kind for kind in generator.boundary]
-        generator = assemble(generator.process, generator.grid, kinds)
+        kinds: list[Boundary] = ["no-flux" if kind == "absorbing" else kind for kind in generator.boundary]
+        generator = assemble_alike(generator, generator.grid, tuple(kinds), generator.resolved)
     return _eliminate(generator).reshape(generator.grid.shape)
 
 
 def _with_error(generator: Generator, p: Density, extrapolate: bool) -> Density:
-    if any(n % 2 or n < _fewest_cells for n in p.grid.shape):
+    most = 1 if generator.masses == "cells" else 2
+    wider = _wider(generator, most)
+    if not wider:
         return p
-    try:
-        wide = coarsen(generator)
-    except LongJumpsError:
-        return p
+    floor = unresolved(p)
+    if generator.masses == "cells":
+        return Density(p.grid, p.mass, error=cell_errors(p.mass, closed_law(wider[0]), floor), beyond=p.beyond)
+    if np.sum(floor * p.mass) <= _unresolved_limit:
+        # The comparison sees by how much masses of centres differ from those of cells.
+        floor = np.zeros_like(floor)
     periodic = tuple(kind == "periodic" for kind in generator.boundary)
-    mass, error = extrapolated(p.mass, closed_law(wide), periodic)
-    return Density(p.grid, mass if extrapolate else p.mass, error=error)
+    mass, error, error_left = extrapolated([p.mass, *map(closed_law, wider)], periodic, _smooth(generator))
+    if extrapolate:
+        return Density(p.grid, mass, error=np.maximum(error_left, floor * mass), beyond=p.beyond)
+    return Density(p.grid, p.mass, error=np.maximum(error, floor * p.mass), beyond=p.beyond)
+
+
+def _wider(generator: Generator, most: int) -> list[Generator]:
+    """The same process on cells 2, 4, ... times as wide, as many as there may be."""
+    found = []
+    for _ in range(coarser_grids(generator.grid.shape, most)):
+        try:
+            found.append(coarsen(found[-1] if found else generator))
+        except ValueError:
+            # Jumps that would be too long, or drift and noise that are not finite at one of the new points.
+            break
+    return found
+
+
+def unresolved(p: Density) -> Float[np.ndarray, "..."]:
+    """By how much, as a fraction, the mass of a cell is uncertain because the law is not resolved; 0 where it is.
+
+    The mean of an exponential over a cell is sinh(Δ/2) / (Δ/2) times its value in the middle, Δ being the change of
+    log ρ, here the larger of those to the neighbours. Where Δ is more than counts as resolved, masses are those of the
+    centres, and wider cells are no better guide.
+    """
+    log_density = np.log(np.maximum(p.pdf, np.finfo(np.float64).tiny))
+    steepest = np.zeros(p.grid.shape)
+    for k in range(p.grid.ndim):
+        change, along = np.moveaxis(np.abs(np.diff(log_density, axis=k)), k, 0), np.moveaxis(steepest, k, 0)
+        along[:-1] = np.maximum(along[:-1], change)
+        along[1:] = np.maximum(along[1:], change)
+    half = np.minimum(0.5 * steepest, 700.0)
+    steep = steepest > resolved_edge
+    return np.where(steep, 1 - half / np.sinh(np.where(steep, half, 1.0)), 0.0)
+
+
+def _smooth(generator: Generator) -> bool:
+    """Whether all cells have the same jumps but for their rates; else the error is no smooth function."""
+    if generator.diagonals is None:
+        return True
+    offsets, count = np.unique(generator.diagonals.offset, axis=0, return_counts=True)
+    cells = np.array(generator.grid.shape)
+    wraps = np.array([kind == "periodic" for kind in generator.boundary])
+    return bool(np.all(count == np.prod(np.where(wraps, cells, cells - np.abs(offsets)), axis=1)))
 
 
 def _check_one_law(generator: Generator) -> None:
@@ -142,10 +202,8 @@ def _check_one_law(generator: Generator) -> None:
 
 def _eliminate(generator: Generator) -> Float[np.ndarray, " n"]:
     a = generator.matrix
-    if generator.diagonals is None:
-        mass = np.exp(multilevel_log_law(generator, eliminated, _many[generator.grid.ndim])).ravel()
-    else:
-        mass = eliminated(generator)
+    many = _many if generator.diagonals is None else many_full
+    mass = np.exp(multilevel_log_law(generator, eliminated, many[generator.grid.ndim])).ravel()
     mass /= mass.sum()
     residual = np.abs(a @ mass).sum() / np.abs(a.diagonal() * mass).sum()
     if not residual <= _residual_limit or np.any(mass < 0):
@@ -157,16 +215,33 @@ def _eliminate(generator: Generator) -> Float[np.ndarray, " n"]:
     return mass
 
 
-def _warn_if_truncated(generator: Generator, p: Density) -> None:
-    estimate = truncated_mass(p)
-    for k, kind in enumerate(generator.boundary):
+def _warn_if_truncated(generator: Generator, p: Density, cut: Float[np.ndarray, "d 2"]) -> None:
+    if np.max(cut) <= _truncation_limit:
+        return
+    box = cut_off(generator, p, _suggested_outside).box
+    for k in range(p.grid.ndim):
         for side, name in enumerate(["low", "high"]):
-            if kind == "no-flux" and estimate[k, side] > _truncation_limit:
-                edge = p.grid.edges[k][0 if side == 0 else -1]
+            if cut[k, side] > _truncation_limit:
+                edge, better = p.grid.edges[k][-side], box[k, side]
+                where = f" to about {better:.3g}" if np.isfinite(better) else ""
                 warnings.warn(
-                    f"The box is too small: about {min(estimate[k, side], 1.0):.2g} of the mass would lie beyond the "
-                    f"{name} face of axis {k}, at {edge:.6g}. Move that face outwards (for heavy tails use "
+                    f"The box is too small: about {min(cut[k, side], 1.0):.2g} of the mass would lie beyond the {name} "
+                    f"face of axis {k}, at {edge:.6g}. Move that face outwards{where} (for heavy tails use "
                     "`Grid.stretched`), or ignore this if the wall is part of your model.",
                     UserWarning,
                     stacklevel=3,
                 )
+
+
+def _warn_if_unresolved(p: Density) -> None:
+    uncertain = float(np.sum(unresolved(p) * p.mass))
+    if uncertain > _unresolved_limit:
+        cell = np.unravel_index(int(np.argmax(p.mass)), p.grid.shape)
+        widths = ", ".join(f"{np.diff(e)[i]:.3g}" for e, i in zip(p.grid.edges, cell, strict=True))
+        warnings.warn(
+            f"The grid does not resolve the law: cells are wider than it, and {min(uncertain, 1.0):.2g} of the mass is "
+            f"uncertain. At its maximum they measure {widths}. Use more cells, a smaller box, or for heavy tails "
+            "`Grid.stretched`.",
+            UserWarning,
+            stacklevel=3,
+        )

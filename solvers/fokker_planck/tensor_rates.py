@@ -27,13 +27,27 @@ from .weights import bernoulli, edge_weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Exits:
+    """Edges from the cells `source` with the offsets `offset` which meet an absorbing face after `fraction` of them."""
+
+    source: Int[np.ndarray, " n"]
+    offset: Int[np.ndarray, "n d"]
+    fraction: Float[np.ndarray, " n"]
+    rate: Float[np.ndarray, " n"]
+
+
+Faces = tuple[Float[np.ndarray, "..."], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Diagonals:
     """Jumps between cells that share no face, by flat indices of cells: `forth` from `source` to `target` and `back`.
 
     `offset` leads from the source to the target, in cells (across the last face of a periodic axis, too), and
     `log_ratio` is log(m_target / m_source) at detailed balance. `leaving[k][side]` is the rate at which cells lose mass
-    along diagonals through the absorbing low (0) and high (1) face of axis k. `carried` is False if part of the drift
-    has a direction without diffusion, and goes upwind over faces.
+    along diagonals through the absorbing low (0) and high (1) face of axis k; `exits` are all edges that end there,
+    those along axes, too. `upwind` is the part of the rates up and down over faces that drift in directions without
+    diffusion has; None if there is no such drift.
     """
 
     source: Int[np.ndarray, " n"]
@@ -43,15 +57,18 @@ class Diagonals:
     back: Float[np.ndarray, " n"]
     log_ratio: Float[np.ndarray, " n"]
     leaving: tuple[Float[np.ndarray, "2 ..."], ...]
-    carried: bool
+    exits: Exits
+    upwind: tuple[Faces, Faces] | None
+
+    @property
+    def carried(self) -> bool:
+        """Whether diffusion carries all of the drift."""
+        return self.upwind is None
 
     @property
     def longest(self) -> int:
         """The most cells that a jump crosses along an axis."""
         return int(np.max(np.abs(self.offset), initial=1))
-
-
-Faces = tuple[Float[np.ndarray, "..."], ...]
 
 
 def tensor_rates(
@@ -98,16 +115,12 @@ class _Rates:
             rates = self._face_rates(k, face, right[mine], left[mine])
             for found, rate in zip((up, down, ratios), rates, strict=True):
                 found.append(rate)
-        leaving, outer_carried = self._leave(up, down)
-        if not (carried and outer_carried):
-            carried = False
-            self._drift_upwind(up, down)
-        return (
-            tuple(up),
-            tuple(down),
-            tuple(ratios),
-            self._diagonals(right[ends[-1] :], left[ends[-1] :], leaving, carried),
-        )
+        leaving, exits, outer_carried = self._leave(up, down)
+        upwind = None if carried and outer_carried else self._upwind()
+        if upwind is not None:
+            up, down = ([a + b for a, b in zip(*both, strict=True)] for both in zip((up, down), upwind, strict=True))
+        diagonals = self._diagonals(right[ends[-1] :], left[ends[-1] :], leaving, exits, upwind)
+        return tuple(up), tuple(down), tuple(ratios), diagonals
 
     def _inner_faces(self, k: int) -> Int[np.ndarray, "n d"]:
         # In C order; the last one of a periodic axis leads to cell 0.
@@ -144,17 +157,17 @@ class _Rates:
     def _face_index(self, k: int, face: Int[np.ndarray, "n d"]) -> tuple:
         return tuple((face // 2).T)
 
-    def _diagonals(self, right, left, leaving, carried) -> Diagonals:
+    def _diagonals(self, right, left, leaving, exits, upwind) -> Diagonals:
         edges = self.diagonal
         source = self.steps.cells(edges.middle - edges.offset)
         target = self.steps.cells(edges.middle + edges.offset)
         out, back = edge_weights(right, left, self.resolved)
         forth, back = edges.weight * out / self.volumes[source], edges.weight * back / self.volumes[target]
         ratio = right + left + np.log(self.volumes[target] / self.volumes[source])
-        return Diagonals(source, target, edges.offset, forth, back, ratio, leaving, carried)
+        return Diagonals(source, target, edges.offset, forth, back, ratio, leaving, exits, upwind)
 
-    def _leave(self, up: list, down: list) -> tuple[tuple[Float[np.ndarray, "2 ..."], ...], bool]:
-        """Adds the rates of jumps over absorbing faces, and returns those along diagonals."""
+    def _leave(self, up: list, down: list) -> tuple[tuple[Float[np.ndarray, "2 ..."], ...], Exits, bool]:
+        """Adds the rates of jumps over absorbing faces, and returns those along diagonals, and all of them."""
         leaving = tuple(np.zeros((2, self.grid.size)) for _ in self.boundary)
         inside, offset, weight = self._outward()
         wall, axis, side = self._first_wall(inside, offset)
@@ -172,7 +185,8 @@ class _Rates:
                 face = inside[mine & axial] + offset[mine & axial]
                 through[self._face_index(k, face)] += rate[mine & axial]
                 np.add.at(leaving[k][s], cells[mine & ~axial], rate[mine & ~axial])
-        return tuple(a.reshape(2, *self.grid.shape) for a in leaving), carried
+        exits = Exits(cells, offset, wall, rate)
+        return tuple(a.reshape(2, *self.grid.shape) for a in leaving), exits, carried
 
     def _outward(self):
         # The centres from which edges leave, in half steps, and the offsets outwards.
@@ -191,8 +205,9 @@ class _Rates:
         row = np.arange(len(axis))
         return fraction[row, axis], axis, (offset[row, axis] > 0).astype(np.int64)
 
-    def _drift_upwind(self, up: list, down: list) -> None:
-        """Adds the rates of drift in directions without diffusion."""
+    def _upwind(self) -> tuple[Faces, Faces]:
+        """The rates up and down of drift in directions without diffusion."""
+        up, down = (tuple(self._on_faces(k) for k in range(self.grid.ndim)) for _ in range(2))
         faces = []
         for k, kind in enumerate(self.boundary):
             n = self.grid.shape[k]
@@ -208,6 +223,7 @@ class _Rates:
             below, above = (self.steps.cells(face + sign * _unit(self.grid, k)) for sign in (-1, 1))
             up[k][index] += np.where(below >= 0, np.maximum(through, 0.0) / self.volumes[below], 0.0)
             down[k][index] += np.where(above >= 0, np.maximum(-through, 0.0) / self.volumes[above], 0.0)
+        return up, down
 
 
 def _only(edges: JumpEdges, which: Bool[np.ndarray, " n"]) -> JumpEdges:

@@ -20,7 +20,7 @@ from ..grid import Grid
 from ..process import AbstractDiffusion
 from .elimination import m_matrix_lu
 from .jumps import Jumps
-from .killed_solver import check_resolved
+from .killed_solver import check_resolved, rounding
 from .line import Line, divided, line_nodes, romberg
 from .pieces import Pieces, piece_points, pieces_at
 from .process_values import at_points, drift_and_tensor
@@ -205,7 +205,7 @@ def _factors(shape: tuple[int, ...], rates: bytes):
     jumps = Jumps(tuple(stacked[:d]), tuple(stacked[d : 2 * d]), stacked[-1], np.zeros(shape))
     matrix = jumps.matrix().tocsc()
     lu = m_matrix_lu(matrix)
-    check_resolved(lu.solve, matrix)
+    check_resolved(lu.solve(rounding(matrix)))
     return lu
 
 

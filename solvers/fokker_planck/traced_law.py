@@ -5,6 +5,7 @@ and dm solves A dm = -(dA) m with Σ dm = 0.
 """
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ..density import Density
 from .elimination import eliminated, m_matrix_lu
-from .extrapolation import extrapolate
+from .extrapolation import coarser_grids, extrapolate
 from .traced_generator import Layout, TracedGenerator
 from .traced_rates import Faces, Rates, cell_rates, closed, host_generator, rate_of_change
 
@@ -28,10 +29,11 @@ def traced_stationary(generator: TracedGenerator, extrapolated: bool) -> Density
         )
     rates = cell_rates(generator)
     mass = law(generator.layout, rates)
-    if extrapolated and not generator.layout.is_line and all(n % 2 == 0 and n >= 8 for n in generator.grid.shape):
-        wide = generator.coarsen()
-        periodic = tuple(kind == "periodic" for kind in generator.boundary)
-        better, _ = extrapolate(mass, law(wide.layout, cell_rates(wide)), periodic)
+    count = 0 if generator.layout.is_line or not extrapolated else coarser_grids(generator.grid.shape, 2)
+    if count:
+        wider = list(itertools.accumulate(range(count), lambda wide, _: wide.coarsen(), initial=generator))[1:]
+        laws = [mass, *(law(wide.layout, cell_rates(wide)) for wide in wider)]
+        better, *_ = extrapolate(laws, tuple(kind == "periodic" for kind in generator.boundary), smooth=True)
         mass = jnp.where(rates.reversible, mass, better)
     return Density(generator.grid, mass)
 

@@ -5,6 +5,9 @@ The price is about qt products with P. It carries a law over the short time in w
 would spoil an approximation that is accurate in the norm of L²(1/π).
 """
 
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float
@@ -32,14 +35,18 @@ class Uniformization:
     """Carries a law until its distance from equilibrium, ‖m‖ in L²(1/π), is below a bound."""
 
     def __init__(self, generator: Generator):
-        a = generator.matrix
-        self.rate = float(np.max(np.abs(a.diagonal())))
+        self.a = generator.matrix
+        self.rate = float(np.max(np.abs(self.a.diagonal())))
         self.leaving = generator.exit_rates.ravel() / self.rate
-        self.p = (scipy.sparse.identity(len(self.leaving), format="csr") + a.tocsr() / self.rate).tocsr()
         with np.errstate(divide="ignore"):
             log_law = np.log(closed_law(generator)) if generator.log_weights is None else generator.log_weights
         self.log_law = log_law.ravel() - np.logaddexp.reduce(log_law.ravel())
         self.work = 0.0
+
+    @cached_property
+    def p(self) -> Any:
+        """P. Most laws are near enough, and never need it."""
+        return (scipy.sparse.identity(len(self.leaving), format="csr") + self.a.tocsr() / self.rate).tocsr()
 
     def distance(self, mass: Float[np.ndarray, " n"]) -> float:
         """sqrt(Σ m² / π): 1 at equilibrium, infinite where there is mass without a law."""

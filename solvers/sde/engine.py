@@ -32,9 +32,10 @@ from .program import Program, hoist, trace
 from .random import Law, group_size, normals
 from .transform import AbstractTransform
 
-# Steps in one body of the loop over lanes, at most; and how many operations they may come to: longer bodies are no
-# longer compiled to vector instructions. A step of many operations gains nothing by having others in the same body.
-_strides = (16, 8, 4, 2)
+# Steps in one body of the loop over lanes, at most: longer ones run out of registers, in float64 by far sooner. And how
+# many operations they may come to: longer bodies are no longer compiled to vector instructions. A step of many
+# operations gains nothing by having others in the same body.
+_strides = {4: (16, 8, 4), 8: (4, 2)}
 _most_operations, _most_in_a_step = 2300, 285
 
 # Operations behind one random number, its share of the generator included.
@@ -129,7 +130,7 @@ def fastest(problem: Problem, x: Float[Array, " d"]) -> tuple[Problem, str]:
             if operations > _most_in_a_step:
                 return candidate, f"a step has {operations} operations"
             size = group_size(dtype, problem.law)
-            stride = next(s for s in _strides if s % size == 0 and s * operations <= _most_operations)
+            stride = next(s for s in _strides[dtype.itemsize] if s % size == 0 and s * operations <= _most_operations)
             return dataclasses.replace(candidate, stride=stride), ""
     return problem, reasons[-1]
 

@@ -136,11 +136,12 @@ def simulate(
     Ctrl-C returns what there is, see `Ensemble.complete`; a second one raises `KeyboardInterrupt` at once. SIGTERM
     saves a checkpoint first, if there is to be one.
 
-    `progress` shows a line on standard error; by default only if that is a terminal. Raises `ValueError` or
-    `TypeError` for arguments that do not fit, and `FloatingPointError` if any path became non-finite, unless
-    `throw=False`: then these paths stop counting, are reported in `nonfinite`, and the rest is a biased sample.
+    `progress` shows a line on standard error, or under the cell of a notebook; by default only in a terminal or in a
+    notebook. Raises `ValueError` or `TypeError` for arguments that do not fit, and `FloatingPointError` if any path
+    became non-finite, unless `throw=False`: then these paths stop counting, are reported in `nonfinite`, and the rest
+    is a biased sample.
     """
-    x0 = _initial_states(x0, paths)
+    x0 = initial_states(x0, "paths", paths)
     n, d = x0.shape
     clock = Clock(t0, t1, dt)
     saves = clock.steps_at("save_at", save_at)
@@ -171,7 +172,7 @@ def simulate(
     problem, reason = in_best_coordinates(problem, point)
     devices = _devices(mesh, checkpoint)
     platform = (devices or jax.devices())[0].platform
-    block = _block_size(n, d, problem.numbers, platform)
+    block = block_size(n, d, problem.numbers, platform)
     some = np.resize(x0, (block, d)) if n < block else x0[:block]
     problem, engine = best_loop(problem, reason, some, clock, every, n, platform)
     store = None
@@ -207,7 +208,7 @@ def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
     )
 
 
-def _block_size(n: int, d: int, numbers: int, platform: str) -> int:
+def block_size(n: int, d: int, numbers: int, platform: str) -> int:
     """How many paths make a block: a function of the run and the platform alone, because the bits depend on it."""
     wider = _wider.get(platform, 1)
     fitting = 1 << int(np.log2(max(1, _block_numbers * wider // max(d, numbers))))
@@ -229,7 +230,11 @@ def _name(method: Any) -> str:
 _most_points_probed = 64
 
 
-def _initial_states(x0: Any, paths: int | None) -> np.ndarray:
+def initial_states(x0: Any, name: str, count: int | None) -> np.ndarray:
+    """One state for each of `count` paths, or of what else `name` says, from one for all or one for each.
+
+    Raises `ValueError` or `TypeError` for what is neither.
+    """
     x0 = np.asarray(x0)
     if x0.dtype not in (np.float32, np.float64):
         raise TypeError(
@@ -238,15 +243,15 @@ def _initial_states(x0: Any, paths: int | None) -> np.ndarray:
         )
     x0 = x0.astype(jax.dtypes.canonicalize_dtype(x0.dtype))
     if x0.ndim not in (1, 2) or x0.size == 0:
-        raise ValueError(f"`x0` must have shape (d,) for all paths or (n, d), got {x0.shape}.")
+        raise ValueError(f"`x0` must have shape (d,) for all {name} or (n, d), got {x0.shape}.")
     if not np.all(np.isfinite(x0)):
         raise ValueError("`x0` must be finite.")
-    if paths is not None and (int(paths) != paths or not 0 < paths < 2**32):
-        raise ValueError(f"`paths` must be a positive whole number below 2**32, got {paths}.")
+    if count is not None and (int(count) != count or not 0 < count < 2**32):
+        raise ValueError(f"`{name}` must be a positive whole number below 2**32, got {count}.")
     if x0.ndim == 1:
-        return np.broadcast_to(x0, (1 if paths is None else int(paths), x0.size))
-    if paths is not None and paths != len(x0):
-        raise ValueError(f"`paths` is {paths}, but `x0` has {len(x0)} rows; leave `paths` out when `x0` is (n, d).")
+        return np.broadcast_to(x0, (1 if count is None else int(count), x0.size))
+    if count is not None and count != len(x0):
+        raise ValueError(f"`{name}` is {count}, but `x0` has {len(x0)} rows; leave `{name}` out when `x0` is (n, d).")
     return x0
 
 

@@ -15,7 +15,7 @@ from .kernel import advance_kernel
 from .lanes import components, evaluate_elementwise, evaluate_lanes, lanes
 from .packing import bits, join, split
 from .program import Program, evaluate
-from .random import group, group_size, pack, unpack
+from .random import group, group_size, of_pair, pack, pair, words_of
 
 
 def pieces_of(problem: Any, d: int) -> int:
@@ -38,36 +38,44 @@ def in_strides(problem: Any, program: Program, path, first, x, guard: Guard | No
         low, high = first + i.astype(jnp.uint32), first + stop.astype(jnp.uint32)
         width = jnp.uint32(stride)
 
+        def wanted(k):
+            """A mask for each step of a stride: all ones where the step is asked for, else zeros."""
+            step = k * width + lax.iota(jnp.uint32, stride)
+            return _mask((step >= low) & (step < high), dtype)
+
         # A function of its own for the compiler to repeat: to write out each step of a stride takes longer.
         @jax.jit
-        def take_group(number, xs, chances, seen, zero):
+        def take_group(number, masks, xs, chances, seen, zero):
             numbers = [group(problem.words, path, number, c, dtype, problem.law) for c in components]
             for q in range(size):
                 step = number * jnp.uint32(size) + jnp.uint32(q)
-                wanted = (step >= low) & (step < high)
                 new = lane_step(problem, program, problem.schedule.time(step), xs, [z[q] for z in numbers])
-                xs = _if(wanted, new, xs)
+                xs = _if(masks[q], new, xs)
                 if guard:
                     now = guard.look(problem.schedule.time(step + jnp.uint32(1)), xs, zero)
-                    chances = _if(wanted, [guard.chance(chances[0], seen, now)], chances)
+                    chances = _if(masks[q], [guard.chance(chances[0], seen, now)], chances)
                     seen = now
             return xs, chances, seen
 
-        def take_stride(k, before):
+        def take_stride(k, masks, before):
             xs, chances = before[:pieces], before[pieces:]
             zero = high < low
             seen = guard.look(problem.schedule.time(k * width), xs, zero) if guard else []
             for j in range(stride // size):
                 number = k * jnp.uint32(stride // size) + jnp.uint32(j)
-                xs, chances, seen = take_group(number, xs, chances, seen, zero)
+                here = masks[j * size : (j + 1) * size]
+                xs, chances, seen = take_group(number, here, xs, chances, seen, zero)
             xs = [jnp.where(jnp.isfinite(a), b, a) for a, b in zip(before[:pieces], xs, strict=True)]
             return join([*xs, *chances])
 
         def body(k, carry):
-            before, *noted = carry
-            state = take_stride(k, split(before, pieces + bool(guard)))
+            # The masks are part of what is carried, so that the compiler sees neither what they are made of nor that
+            # they are all ones or zeros: it would branch at every step.
+            masks, before, *noted = carry
+            state = take_stride(k, masks, split(before, pieces + bool(guard)))
+            masks = wanted(k + jnp.uint32(1))
             if not guard:
-                return (state,)
+                return masks, state
 
             def look(_, carry):
                 before, state, *noted = carry
@@ -78,9 +86,10 @@ def in_strides(problem: Any, program: Program, path, first, x, guard: Guard | No
             # compute the stride again for each array that depends on it.
             turns = (high > low).astype(jnp.int32)
             state, _, *noted = lax.fori_loop(0, turns, look, (before, state, *noted))
-            return state, *noted
+            return masks, state, *noted
 
-        return lax.fori_loop(low // width, (high + width - 1) // width, body, carry)
+        strides = low // width, (high + width - 1) // width
+        return lax.fori_loop(*strides, body, (wanted(strides[0]), *carry))[1:]
 
     if guard:
         start = join([*x, chance])
@@ -103,15 +112,20 @@ def _joined(problem: Any, x: Float[Array, "d n"]) -> Array:
     return join(list(x)) if problem.form == "lanes" else x
 
 
-def _if(condition: Bool[Array, ""], new: list, old: list) -> list:
-    """The new values if the condition holds, else the old ones, made of their bits.
+def _mask(condition: Bool[Array, "*n"], dtype: Any) -> Array:
+    """The bits of a number of this dtype: all ones where the condition holds, else zeros."""
+    with jax.enable_x64(True):
+        word = jnp.uint32 if dtype == jnp.float32 else jnp.uint64
+        return lax.neg(lax.convert_element_type(condition, word))
+
+
+def _if(mask: Array, new: list, old: list) -> list:
+    """The new values where the mask has ones, else the old ones, made of their bits.
 
     A select here, and the compiler falls back to one loop for each step: it does not fuse what has many users.
     """
-    with jax.enable_x64(True):
-        mask = lax.convert_element_type(lax.neg(lax.convert_element_type(condition, jnp.int64)), bits(new[0]).dtype)
-        chosen = [(bits(b) & mask) | (bits(a) & ~mask) for a, b in zip(old, new, strict=True)]
-        return [lax.bitcast_convert_type(c, new[0].dtype) for c in chosen]
+    chosen = [(bits(b) & mask) | (bits(a) & ~mask) for a, b in zip(old, new, strict=True)]
+    return [lax.bitcast_convert_type(c, new[0].dtype) for c in chosen]
 
 
 def lane_step(problem: Any, program: Program, t, xs: list, zs: list) -> list:
@@ -129,31 +143,38 @@ def one_by_one(problem: Any, program: Program, path, first, x):
 
     def draw(step):
         component = lax.broadcasted_iota(jnp.uint32, shape, 0)
-        number = step // jnp.uint32(size)
-        return pack(group(problem.words, jnp.broadcast_to(path, shape), number, component, dtype, law))
+        words = words_of(problem.words, jnp.broadcast_to(path, shape), step // jnp.uint32(size), component)
+        return pack(words, dtype, law)
 
     def run(i, stop, carry):
-        def to_end_of_group(carry):
+        def to_end_of_pair(carry):
             i, x, packed = carry
             step = first + i.astype(jnp.uint32)
-            until = jnp.int32(size) - (step % jnp.uint32(size)).astype(jnp.int32)
-            end = jnp.minimum(i + until, stop)
+            numbers = pair(packed, step, dtype, law)
+            end = jnp.minimum(i + jnp.int32(2) - (step % jnp.uint32(2)).astype(jnp.int32), stop)
 
             def one_step(i, x):
                 step = first + i.astype(jnp.uint32)
-                return _one_step(problem, program, step, x, unpack(packed, step, dtype, law), d)
+                return _one_step(problem, program, step, x, of_pair(numbers, step, dtype, law), d)
 
             x = lax.fori_loop(i, end, one_step, x)
             # Drawn as soon as the last group is used up, as part of the loop's state: computed once, where XLA would
-            # otherwise compute the numbers anew for each use. No turn or one, where a branch would copy.
-            used = (end == i + until).astype(jnp.int32)
+            # otherwise compute the words anew for each use. No turn or one, where a branch would copy.
+            done = ((first + end.astype(jnp.uint32)) % jnp.uint32(size) == 0) & _comes_after(x)
+            used = done.astype(jnp.int32)
             # The address depends on the turn, or the draw would be moved out of the loop and done every time.
             packed = lax.fori_loop(0, used, lambda k, _: draw(first + (end + k).astype(jnp.uint32)), packed)
             return end, x, packed
 
-        return lax.while_loop(lambda carry: carry[0] < stop, to_end_of_group, (i, *carry))[1:]
+        return lax.while_loop(lambda carry: carry[0] < stop, to_end_of_pair, (i, *carry))[1:]
 
     return run, (_joined(problem, x), draw(first))
+
+
+def _comes_after(x: Array) -> Bool[Array, ""]:
+    """True, but not before x is known: what depends on it may then overwrite what x was made of, without a copy."""
+    sign = bits(jnp.real(x).ravel()[0])
+    return (sign >> (8 * sign.dtype.itemsize - 1)) < 2
 
 
 def _one_step(problem: Any, program: Program, step, x: Array, z: Float[Array, "numbers n"], d: int) -> Array:

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Complex, Float, UInt32
 
 from .gaussian import box_muller_32, box_muller_64
-from .packing import bits, join
+from .packing import bits
 
 Law = Literal["normal", "three-point"]
 
@@ -28,6 +28,9 @@ _rounds = 10
 
 # The streams: increments of `simulate`, coupled increments of studies, and uniform numbers beside the increments.
 increments, studies, uniforms = 0, 1, 2
+
+# Streams from this one on are for packages that build on this one.
+first_free_stream = 16
 
 
 def key_words(key: Any) -> UInt32[Array, "2"]:
@@ -62,18 +65,21 @@ def philox(counter: tuple, key: tuple) -> tuple:
 def philox_lanes(counter: tuple, key: tuple, zero: UInt32[Array, "*n"]) -> tuple:
     """`philox` for a loop over lanes on a CPU; `zero` is 0, but the compiler must not know.
 
+    What is the same for all lanes comes as a scalar, and so does all that follows from it: the key of each round, and
+    half of the first two rounds where only the path varies.
+
     The words stay in 64-bit lanes: what the upper halves hold does not matter, because each product takes the lower
     half of a lane only. That saves packing and unpacking in every round. `zero` keeps the compiler from computing parts
     that do not change from step to step ahead of the loop: reading 64-bit arrays would halve the width of all vectors.
     """
     with jax.enable_x64(True):
-        c0, c1, c2, c3, k0, k1 = (lax.convert_element_type(v + zero, jnp.uint64) for v in (*counter, *key))
+        c0, c1, c2, c3 = (lax.convert_element_type(c + zero if c.ndim else c, jnp.uint64) for c in counter)
         low, half = jnp.uint64(2**32 - 1), jnp.uint64(32)
-        for _ in range(_rounds):
+        for turn in range(_rounds):
+            keys = (k + jnp.uint32(turn * w % 2**32) for k, w in zip(key, _weyl, strict=True))
+            k0, k1 = (lax.convert_element_type(k, jnp.uint64) for k in keys)
             p0, p1 = (c0 & low) * jnp.uint64(_multipliers[0]), (c2 & low) * jnp.uint64(_multipliers[1])
-            c0, c1 = lax.shift_right_logical(p1, half) ^ c1 ^ k0, p1
-            c2, c3 = lax.shift_right_logical(p0, half) ^ c3 ^ k1, p0
-            k0, k1 = k0 + jnp.uint64(_weyl[0]), k1 + jnp.uint64(_weyl[1])
+            c0, c1, c2, c3 = (p1 >> half) ^ (c1 ^ k0), p1, (p0 >> half) ^ (c3 ^ k1), p0
         return tuple(lax.convert_element_type(c, jnp.uint32) for c in (c0, c1, c2, c3))
 
 
@@ -95,14 +101,19 @@ def group(
 
     float32 numbers resolve tails to 6.7 standard deviations, float64 (from 53 random bits) to 8.6.
     """
-    counter = (
-        path,
-        jnp.broadcast_to(group, path.shape),
-        jnp.broadcast_to(component, path.shape),
-        jnp.full(path.shape, stream, jnp.uint32),
-    )
+    return group_of(words_of(words, path, group, component, stream), dtype, law)
+
+
+def words_of(
+    words: UInt32[Array, "2"],
+    path: UInt32[Array, "*n"],
+    group: UInt32[Array, "..."],
+    component: UInt32[Array, "..."],
+    stream: int = increments,
+) -> tuple:
+    """The four random words behind the numbers of a group."""
     lane = lax.broadcasted_iota(jnp.uint32, path.shape, path.ndim - 1)
-    return group_of(philox_lanes(counter, (words[0], words[1]), (lane + group) >> 31), dtype, law)
+    return philox_lanes((path, group, component, jnp.uint32(stream)), (words[0], words[1]), (lane + group) >> 31)
 
 
 def group_of(w: tuple, dtype: Any, law: Law = "normal") -> list[Float[Array, "*n"]]:
@@ -156,30 +167,39 @@ def of_step(numbers: list[Float[Array, "*n"]], step: UInt32[Array, "..."]) -> Fl
     return chosen
 
 
-def pack(numbers: list[Float[Array, "*n"]]) -> Complex[Array, "*n"]:
-    """The numbers of a group in one array."""
-    if len(numbers) == 4 and numbers[0].dtype == jnp.float64:
-        # Three-point numbers only: single precision tells them apart.
-        numbers = [z.astype(jnp.float32) for z in numbers]
-    return join(numbers)
-
-
-def unpack(
-    packed: Complex[Array, "*n"], step: UInt32[Array, ""], dtype: Any, law: Law = "normal"
-) -> Float[Array, "*n"]:
-    """The numbers of one step out of those of its group."""
+def pack(w: tuple, dtype: Any, law: Law = "normal") -> Complex[Array, "*n"]:
+    """One array for a group, from its four words: of its numbers in float64, else of the words, which is less work."""
     with jax.enable_x64(True):
-        place = step % jnp.uint32(group_size(dtype, law))
         if group_size(dtype, law) == 2:
-            return jnp.where(place == 0, lax.real(packed), lax.imag(packed))
-        wide = bits(jnp.where(place < 2, lax.real(packed), lax.imag(packed)))
-        half = lax.convert_element_type(jnp.uint32(32) * (place % jnp.uint32(2)), jnp.uint64)
-        word = lax.convert_element_type(lax.shift_right_logical(wide, jnp.broadcast_to(half, wide.shape)), jnp.uint32)
-        number = lax.bitcast_convert_type(word, jnp.float32)
-        if dtype == jnp.float64:
-            root = jnp.asarray(np.sqrt(3.0), dtype)
-            number = jnp.where(number == 0, jnp.zeros_like(root), jnp.where(number > 0, root, -root))
-        return number
+            return lax.complex(*box_muller_64(*w))
+        return lax.complex(*[lax.bitcast_convert_type(_wide(*half), jnp.float64) for half in (w[:2], w[2:])])
+
+
+def pair(packed: Complex[Array, "*n"], step: UInt32[Array, ""], dtype: Any, law: Law = "normal") -> Array:
+    """One array for the even step and the odd one after it, between which `step` is, from that for their group."""
+    if group_size(dtype, law) == 2:
+        return packed
+    with jax.enable_x64(True):
+        wide = jnp.where(step % jnp.uint32(4) < 2, bits(lax.real(packed)), bits(lax.imag(packed)))
+        if law == "three-point":
+            return wide
+        words = lax.convert_element_type(wide, jnp.uint32), lax.convert_element_type(wide >> 32, jnp.uint32)
+        return _wide(*map(bits, box_muller_32(*words)))
+
+
+def of_pair(pair: Array, step: UInt32[Array, ""], dtype: Any, law: Law = "normal") -> Float[Array, "*n"]:
+    """The numbers of a step out of the array for its pair."""
+    second = step % jnp.uint32(2)
+    if group_size(dtype, law) == 2:
+        return jnp.where(second == 0, lax.real(pair), lax.imag(pair))
+    # Not two halves to choose from: these would be taken apart ahead of the loop, each at the cost of both.
+    with jax.enable_x64(True):
+        word = lax.convert_element_type(pair >> lax.convert_element_type(second * 32, jnp.uint64), jnp.uint32)
+        return _three_point(word, dtype) if law == "three-point" else lax.bitcast_convert_type(word, jnp.float32)
+
+
+def _wide(low: UInt32[Array, "*n"], high: UInt32[Array, "*n"]) -> Array:
+    return lax.convert_element_type(low, jnp.uint64) | (lax.convert_element_type(high, jnp.uint64) << 32)
 
 
 def uniform(words: UInt32[Array, "2"], path: UInt32[Array, " n"], step: UInt32[Array, ""], dtype: Any) -> Array:

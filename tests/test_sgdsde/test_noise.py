@@ -48,6 +48,8 @@ def test_hessian_matched(d, rule):
         raised = np.maximum(np.abs(values) if rule == "abs" else values, 0.2)
         expected = 0.07 * (vectors * raised) @ vectors.T
         np.testing.assert_allclose(diffusion(model, x), expected, atol=1e-14)
+        times_loss = noise.LossHessian(sigma, floor=0.2, rule=rule)
+        np.testing.assert_allclose(diffusion(times_loss, x), saddle(x) * expected, atol=1e-13)
     operator = model.operator(saddle, eta, x)
     np.testing.assert_allclose(operator.as_matrix(), operator.as_matrix().T, atol=1e-15)
     assert (noise_kind(operator) == "diagonal") == (d == 1)
@@ -122,6 +124,7 @@ def test_negative_loss_gives_nan():
         noise.Constant(sigma),
         noise.LossProportional(sigma),
         noise.HessianMatched(sigma, floor=0.1),
+        noise.LossHessian(sigma, floor=0.1),
         noise.Covariance([[2.0, 1.0], [1.0, 3.0]], 4),
         noise.Covariance(lambda x: jnp.outer(x, x), 4),
     ],

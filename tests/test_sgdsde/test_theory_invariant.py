@@ -158,3 +158,18 @@ def test_a_curved_valley_is_normalisable(temperature):
     density = np.exp(-float(rosenbrock(jnp.ones(2))) / temperature) / (np.pi * temperature / 10)
     exact = grid.cell_averages(lambda x: density * jnp.exp(-rosenbrock(x) / temperature), nodes=20) * grid.volumes
     assert np.allclose(p.mass, exact, atol=1e-7)
+
+
+@pytest.mark.parametrize(("temperature", "law"), [(0.02, gibbs), (0.3, gibbs), (0.05, power_law)])
+def test_valleys_that_narrow_without_end_are_not_normalisable(temperature, law):
+    # The minima uw = 1 are a hyperbola, whose width falls like 1/|x|: as much mass in every doubling of |x|.
+    with pytest.raises(ValueError, match="does not fall off along the valley through x = "):
+        law(losses.TwoLayerLinear(floor=0.1), temperature, Grid.uniform((-3, 3, 24), (-3, 3, 24)))
+
+
+def test_valleys_that_end_are_normalisable():
+    def loss(x):
+        return losses.TwoLayerLinear()(x) + 0.05 * (x @ x)
+
+    p = gibbs(loss, 0.05, Grid.uniform((-1.5, 1.5, 12), (-1.5, 1.5, 12)))
+    assert 1e-3 < p.outside < 0.5

@@ -59,6 +59,12 @@ def test_moments_in_time():
     np.testing.assert_allclose(student.second_moment(4.0, 0.3, 0.5, 2.0, dim=2), 2.6464349082820795, rtol=1e-13)
     np.testing.assert_allclose(student.second_moment(4.0, 0.3, 1.0, 2.0, dim=3), 9.754831602733562, rtol=1e-13)
     np.testing.assert_allclose(student.second_moment(1.0, 3.0, 2.0), 7.0, rtol=1e-13)
+    assert student.fourth_moment(1.5, 0.5, 0.5) == pytest.approx(5.006918035256189, rel=1e-13)
+    assert student.fourth_moment(1.5, 2.0, 0.25) == pytest.approx(0.2181123718665735, rel=1e-13)
+    assert student.fourth_moment(1.5, 0.5, 0.2, scale=0.5) == pytest.approx(1.3572878647610278, rel=1e-13)
+    assert student.fourth_moment(1.5, 2.0, 0.5, curvature=2.0) == pytest.approx(1.2565314801742626, rel=1e-13)
+    assert student.fourth_moment(1.5, 0.5, 3.0) == pytest.approx(9285.386315878888, rel=1e-12)
+    assert student.fourth_moment(1.5, 90.0, 0.25) == pytest.approx(student.moment(4, 0.25), rel=1e-12)
 
 
 @pytest.mark.parametrize(

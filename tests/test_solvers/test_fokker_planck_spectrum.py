@@ -44,17 +44,19 @@ def test_student_rates():
     assert sp.gap == sp.rates[1]
     sp = _spectrum(student(0.2), Grid.stretched((1e3, 800, 1.0)), 5)
     np.testing.assert_allclose(sp.rates[1:], [1.0, 1.8, 2.4, 2.8], rtol=2e-5)
-    assert np.all(np.abs(sp.matrix_rates - [0, 1.0, 1.8, 2.4, 2.8]) <= 10 * sp.error)
+    assert np.all(np.abs(sp.rates - [0, 1.0, 1.8, 2.4, 2.8]) <= sp.error)
 
 
-def test_rates_are_second_order_and_fourth_when_extrapolated():
-    # The first rate is of higher order, because its mode is linear.
-    exact = np.array([1.8, 2.4])
-    spectra = [_spectrum(student(0.2), Grid.stretched((1e3, n, 1.0)), 4) for n in (400, 800, 1600)]
-    plain = np.abs([sp.matrix_rates[2:] - exact for sp in spectra])
-    better = np.abs([sp.rates[2:] - exact for sp in spectra])
+@pytest.mark.parametrize(("cells", "order"), [((402, 802, 1602), 4), ((200, 400, 800), 6)])
+def test_rates_are_second_order_and_higher_when_extrapolated(cells, order):
+    # From two grids, as the number of cells can be halved once, or from three. The first rate is of higher order,
+    # because its mode is linear.
+    spectra = [_spectrum(student(0.2), Grid.stretched((1e3, n, 1.0)), 3) for n in cells]
+    plain = np.abs([sp.matrix_rates[2] - 1.8 for sp in spectra])
+    better = np.abs([sp.rates[2] - 1.8 for sp in spectra])
     np.testing.assert_allclose(np.log2(plain[-2] / plain[-1]), 2, atol=0.1)
-    np.testing.assert_allclose(np.log2(better[-2] / better[-1]), 4, atol=0.2)
+    np.testing.assert_allclose(np.log2(better[-2] / better[-1]), order, atol=0.3)
+    assert np.all(better <= [sp.error[2] for sp in spectra])
 
 
 def test_student_modes_are_polynomials():
@@ -89,13 +91,16 @@ def test_student_modes_are_polynomials():
     ],
 )
 def test_double_well_rates(process, exact):
+    # At κ = 1/4 the wells are narrow, and the tails, x^-20, are far below rounding at 30.
+    reach = 30.0 if exact[0] == 0.000149543887885172617 else 1e3
     grid = (
         Grid.uniform((-5.0, 5.0, 1000))
         if exact[0] in (0.187170418087098538, 0.0335452873080006109)
-        else (Grid.stretched((1e3, 1200, 1.0)))
+        else Grid.stretched((reach, 1200, 1.0))
     )
     sp = _spectrum(process, grid, 4)
-    np.testing.assert_allclose(sp.rates[1:], exact, rtol=1e-5)
+    np.testing.assert_allclose(sp.rates[1:], exact, rtol=1e-8)
+    assert np.all(np.abs(sp.rates[1:] - exact) <= sp.error[1:])
 
 
 def test_a_gap_of_1e_28_has_all_its_digits():
@@ -199,7 +204,7 @@ def test_brownian_motion_in_a_box(boundary, wave):
     exact = (np.array(wave) * np.pi / 1.3) ** 2
     np.testing.assert_allclose(sp.rates, exact, rtol=2e-4, atol=1e-12)
     np.testing.assert_allclose(sp.matrix_rates, exact, rtol=1.5e-2, atol=1e-12)
-    assert np.all(np.abs(sp.matrix_rates - exact) <= 1.1 * sp.error + 1e-9)
+    assert np.all(np.abs(sp.rates - exact) <= sp.error + 1e-12)
 
 
 def test_brownian_motion_in_a_rectangle():

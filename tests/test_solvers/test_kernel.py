@@ -15,7 +15,7 @@ from solvers.process import noise_structure
 from solvers.sde import EulerMaruyama, LeimkuhlerMatthews, Milstein, choice, engine, kernel
 from solvers.sde.brownian import numbers_per_step
 from solvers.sde.clock import Clock, make_schedule
-from solvers.sde.random import key_words
+from solvers.sde.random import group_size, key_words
 
 _weights = np.asarray([[0.8, -0.3], [0.2, 1.1], [-0.7, 0.4]])
 _shown = np.asarray([True, False, True])
@@ -108,6 +108,8 @@ def _paths(d, dtype, scale=0.7):
 def test_a_kernel_takes_the_steps_of_the_engine(name):
     process, method, d, dtype = _cases[name]
     problem, (path, x) = _problem(process, method, d, dtype), _paths(d, dtype)
+    # Two groups of steps: a longer stride takes longer to compile without optimisation, and is no other loop.
+    problem = dataclasses.replace(problem, stride=min(problem.stride, 2 * group_size(dtype, problem.law)))
     for first, steps in ((0, 16), (5, 37), (6, 1), (2**31 + 3, 2)):
         span = jnp.uint32(first), jnp.int32(steps)
         out = _kernel(problem, path, x, *span)
@@ -225,7 +227,7 @@ def kernels(monkeypatch):
 _run = {"t1": 0.5, "dt": 0.01, "key": 3, "paths": 300}
 
 
-@pytest.mark.parametrize("name", ["ring", "leimkuhler-matthews", "time"])
+@pytest.mark.parametrize("name", ["leimkuhler-matthews", "time"])
 def test_a_run_in_kernels_is_the_run(gpu, kernels, monkeypatch, name):
     process, method, d, dtype = _cases[name]
     moments, x0 = sde.Moments(lambda t, x: x @ x), np.full(d, 0.7, dtype)

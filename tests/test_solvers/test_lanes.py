@@ -1,10 +1,12 @@
 """Functions of one point written out component by component are the functions."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from solvers.sde.engine import _Fast
 from solvers.sde.lanes import Unsupported, components, evaluate_lanes, lanes
 from solvers.sde.program import evaluate, hoist, trace
 
@@ -81,3 +83,28 @@ def test_what_has_no_form_in_lanes_is_named(fn, text):
     program = hoist(trace(fn, jnp.zeros(3)))
     with pytest.raises(Unsupported, match=text):
         evaluate_lanes(program, lanes(list(jnp.ones((3, 5)))))
+
+
+def test_a_compiler_that_does_not_know_its_options_is_asked_once():
+    def twice(x):
+        return 2 * x
+
+    fast, asked = _Fast(twice), []
+    options = {"xla_cpu_prefer_vector_width_of": 512}
+    wide = eqx.filter_jit(twice, compiler_options=options)  # pyright: ignore[reportCallIssue]
+
+    def refuses(x):
+        asked.append(x)
+        return wide(x)
+
+    fast.wide = refuses
+    assert [fast(jnp.asarray(x)) for x in (1.0, 2.0)] == [2.0, 4.0]
+    assert len(asked) == 1
+
+
+def test_other_errors_of_a_compiler_are_not_hidden():
+    def wrong(x):
+        raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        _Fast(wrong)(jnp.asarray(1.0))

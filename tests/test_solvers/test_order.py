@@ -84,9 +84,9 @@ def test_a_study_can_tell_a_false_milstein():
     assert true.reference_dt == false.reference_dt == _dts[-2] / 32
 
 
-@pytest.mark.parametrize("method", [sde.EulerMaruyama(), sde.Milstein()])
-def test_weak_order(method):
+def test_weak_order_against_each_reference():
     process, exact = _geometric(1)
+    method = sde.EulerMaruyama()
     functional = lambda x: x[0] ** 2 + x[1]  # noqa: E731
     levels = {"dts": [2.0**-k for k in range(2, 6)], "key": 3, "functional": functional}
     pathwise = sde.weak_order(process, method, jnp.array([1.0, 2.0]), paths=200_000, exact=exact, **levels)

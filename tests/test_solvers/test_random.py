@@ -7,7 +7,18 @@ import pytest
 from scipy import stats
 
 from solvers.sde import gaussian
-from solvers.sde.random import group, group_size, key_words, normals, pack, philox, philox_lanes, unpack
+from solvers.sde.random import (
+    group,
+    group_size,
+    key_words,
+    normals,
+    of_pair,
+    pack,
+    pair,
+    philox,
+    philox_lanes,
+    words_of,
+)
 
 # Known-answer vectors of Philox4x32-10, as distributed with Random123: counter, key, output.
 _known = [
@@ -80,13 +91,15 @@ def test_logarithm_sine_and_cosine_of_bits_in_double_precision():
     assert np.max(np.abs(cosine - exact.real)) < 2 * 2**-52
 
 
-@pytest.mark.parametrize("n", [1, 64, 1001])
-def test_the_generator_in_lanes_is_the_generator(n):
-    random = np.random.default_rng(1)
-    counter = tuple(jnp.asarray(random.integers(0, 2**32, n, dtype=np.uint32)) for _ in range(4))
+@pytest.mark.parametrize("shared", [(), (1, 3), (1, 2, 3)])
+def test_the_generator_in_lanes_is_the_generator(shared):
+    """Words that all lanes share may be scalars."""
+    random, n = np.random.default_rng(1), 1001
+    counter = tuple(jnp.asarray(random.integers(0, 2**32, () if k in shared else n, dtype=np.uint32)) for k in range(4))
     key = jnp.uint32(0xFFFFFFFF), jnp.uint32(7)
     lanes = jax.jit(philox_lanes)(counter, key, jnp.zeros(n, jnp.uint32))
-    assert all(np.array_equal(a, b) for a, b in zip(lanes, philox(counter, key), strict=True))
+    whole = philox(tuple(jnp.broadcast_to(c, n) for c in counter), key)
+    assert all(np.array_equal(a, b) for a, b in zip(lanes, whole, strict=True))
 
 
 @pytest.mark.parametrize("x64", [True, False])
@@ -96,11 +109,19 @@ def test_packed_numbers_are_those_of_each_step(law, dtype, x64):
         pytest.skip("float64 needs x64")
     with jax.enable_x64(x64):
         words, path, dtype = key_words(3), jnp.arange(50, dtype=jnp.uint32), jnp.dtype(dtype)
+        size, component = group_size(dtype, law), jnp.uint32(0)
+
+        @jax.jit
+        def three_ways(step):
+            packed = pack(words_of(words, path, step // size, component), dtype, law)
+            numbers = jnp.stack(group(words, path, step // size, component, dtype, law))
+            by_pair = of_pair(pair(packed, step, dtype, law), step, dtype, law)
+            return numbers[(step % size).astype(int)], by_pair, normals(words, path, step, 2, dtype, law)[:, 0]
+
         for step in range(9):
-            size = group_size(dtype, law)
-            numbers = group(words, path, jnp.uint32(step // size), jnp.uint32(0), dtype, law)
-            assert np.array_equal(unpack(pack(numbers), jnp.uint32(step), dtype, law), numbers[step % size])
-            assert np.array_equal(normals(words, path, jnp.uint32(step), 2, dtype, law)[:, 0], numbers[step % size])
+            of_group, by_pair, of_step = three_ways(jnp.uint32(step))
+            assert np.array_equal(by_pair, of_group)
+            assert np.array_equal(of_step, of_group)
 
 
 def test_three_point_numbers_have_five_moments_of_the_normal_law():
@@ -138,3 +159,17 @@ def test_a_seed_is_the_key_of_that_seed():
 def test_bad_keys(key, text):
     with pytest.raises((ValueError, TypeError), match=text):
         key_words(key)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_numbers_on_two_devices(dtype):
+    mesh = jax.make_mesh((2,), ("paths",), axis_types=(jax.sharding.AxisType.Auto,))
+    paths = jax.sharding.PartitionSpec("paths")
+    path = jnp.arange(128, dtype=jnp.uint32)
+
+    def draw(path):
+        return normals(key_words(1), path, jnp.uint32(9), 2, dtype)
+
+    divided = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=paths, out_specs=paths))(path)
+    assert len(divided.addressable_shards) == 2
+    assert np.array_equal(divided, jax.jit(draw)(path))

@@ -98,8 +98,10 @@ def test_correlated_noise():
     p, q = fokker_planck.stationary(generator), fokker_planck.stationary(generator, extrapolate=True)
     exact = gaussian(grid, _covariance)
     assert distance(p, exact) < 5e-3
-    assert distance(q, exact) < 2e-4
+    # From 128², 64² and 32² cells.
+    assert distance(q, exact) < 5e-5
     assert p.error.sum() == pytest.approx(distance(p, exact), rel=0.05)
+    assert distance(q, exact) < q.error.sum() < 10 * distance(q, exact)
     assert min(np.min(p.mass), np.min(q.mass)) > 0
     assert q.mass.sum() == pytest.approx(1, abs=1e-14)
 
@@ -145,7 +147,8 @@ def test_a_manufactured_law_with_a_varying_tensor(kind):
     assert orders(errors)[-1][0] > 1.8
     assert errors[-1][0] < 2e-3
     # The offsets change from place to place, and with them an error that is not smooth: no fourth order is left.
-    assert errors[-1][1] < 0.5 * errors[-1][0]
+    assert errors[-1][1] < 0.6 * errors[-1][0]
+    assert errors[-1][1] < q.error.sum()
 
 
 def test_a_reversible_law_with_a_varying_tensor_is_exact():
@@ -405,7 +408,8 @@ def test_a_loss_with_a_zero_traps(cells):
     # f = |x|²/2 with D = f/5: all mass gathers at the zero, in the middle of a cell or in a corner of four.
     process = Diffusion(lambda t, x: -x, lambda t, x: jnp.sqrt(0.2 * (x @ x)))
     grid = Grid.uniform((-2.0, 2.0, cells), (-2.0, 2.0, cells))
-    p = fokker_planck.stationary(fokker_planck.assemble(process, grid))
+    with pytest.warns(UserWarning, match="does not resolve the law"):
+        p = fokker_planck.stationary(fokker_planck.assemble(process, grid))
     near = np.max(np.abs(grid.points), axis=-1) < 0.15
     assert p.mass[near].sum() > 0.99
 
@@ -481,11 +485,6 @@ def test_generators_that_do_not_fit_are_refused(monkeypatch):
     monkeypatch.setattr(memory, "_installed", lambda: 1e6)
     with pytest.raises(MemoryError, match=r"16384 cells, takes about .* more than half of this machine's"):
         fokker_planck.assemble(_correlated, sigmas(_covariance, 6, 128))
-
-
-def test_exit_times_of_full_tensors_are_refused():
-    with pytest.raises(NotImplementedError, match=r"diagonal.*sde.simulate"):
-        fokker_planck.exit_time(_correlated, sigmas(_covariance, 6, 16), lambda x: x @ x < 1)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (40, 24)])

@@ -1,8 +1,4 @@
-"""Figures. Each function draws on the axes that it is given, or on new ones, and returns them.
-
-Colours mean the same everywhere: blue areas are particles, vermilion Fokker-Planck, black dots the closed form, and
-grey what is there to guide the eye. matplotlib is imported when a figure is asked for, and its settings are left alone.
-"""
+"""The figures of `compare_invariant`: densities, tails and residuals."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +8,12 @@ from jaxtyping import Float
 from solvers import Density, Grid
 from solvers.grid import evaluate
 
+from .style import bare, blue, green, grey, on_axes, purple, sky, vermilion
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .invariant import InvariantComparison
-
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-blue, vermilion, green, purple, sky, grey = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#888888"
-
-_style: Any = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "mathtext.fontset": "cm",
-    "lines.linewidth": 1.3,
-}
+    from ..invariant import InvariantComparison
 
 # Bins of the drawn histogram, over all but this mass on either side.
 _drawn_bins, _drawn_tail = 60, 2e-3
@@ -45,15 +31,7 @@ def invariant_densities(result: "InvariantComparison", axes: Any = None) -> "np.
 
     Returns the axes, an array of three or four.
     """
-    import matplotlib.pyplot as plt
-
-    count = 2 + result.grid.ndim
-    with plt.rc_context(_style):
-        if axes is None:
-            axes = plt.subplots(1, count, figsize=(3.3 * count, 3.0), layout="constrained")[1]
-        panels = np.asarray(axes).ravel()
-        if len(panels) != count:
-            raise ValueError(f"`axes` must be {count} axes, got {len(panels)}.")
+    with on_axes(axes, 2 + result.grid.ndim) as panels:
         if result.grid.ndim == 2:
             _plane(panels[0], result)
         _densities(panels[-3], result)
@@ -110,7 +88,7 @@ def _densities(ax: "Axes", result: "InvariantComparison") -> None:
     x = "$x$" if result.grid.ndim == 1 else "$x_1$"
     ax.set(xlabel=x, ylabel="density", title="invariant density", ylim=(0, top))
     ax.legend(loc="upper left", labelspacing=0.25)
-    _bare(ax)
+    bare(ax)
 
 
 def _tails(ax: "Axes", result: "InvariantComparison") -> None:
@@ -134,7 +112,7 @@ def _tails(ax: "Axes", result: "InvariantComparison") -> None:
     far = max((r[t > _least_tail][-1] for t in shown if np.any(t > _least_tail)), default=r[-1])
     ax.set(xscale="log", yscale="log", xlim=(r[0], far), ylim=(_least_tail, 2), title="tails")
     ax.set(xlabel="$r$", ylabel=f"$P(|{away}| > r)$")
-    _bare(ax)
+    bare(ax)
 
 
 def _residuals(ax: "Axes", result: "InvariantComparison") -> None:
@@ -171,7 +149,7 @@ def _residuals(ax: "Axes", result: "InvariantComparison") -> None:
         ylim=(-1.15 * _residual_range, 2.2 * _residual_range),
     )
     ax.legend(loc="upper left", bbox_to_anchor=(0.0, 1.02), borderpad=0, labelspacing=0.2)
-    _bare(ax)
+    bare(ax)
 
 
 def _plane(ax: "Axes", result: "InvariantComparison") -> None:
@@ -216,7 +194,3 @@ def _tail(
         return tail, np.zeros_like(tail)
     groups = np.stack([beyond(mass) for mass in p.replicates])
     return tail, groups.std(axis=0, ddof=1) / np.sqrt(len(groups))
-
-
-def _bare(ax: "Axes") -> None:
-    ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,203 @@
+"""Which minima on one valley: constant, loss-proportional, Hessian-matched and label noise on a ring.
+
+f = f₀ + r(x)²/2, r = √a(φ) (|x|² - 1)/2, a = 1 + cos(φ)/2: the points of the unit circle are minima,
+sharp on the right and flat on the left, where cos φ < 0. The first three kinds of noise have invariant laws: in closed
+form for the first two, by the Fokker-Planck equation for all. Label noise pushes along the circle towards the
+flattest point, tan(φ/2) ∝ exp(ηs²t/8), and has no law with a width in the limit of small η.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy import integrate, special
+
+from solvers import Density, Grid, fokker_planck, sde
+
+from .. import optimizers
+from ..losses import RingValley, SquaredLoss
+from ..models import SGD
+from ..noise import Constant, HessianMatched, LossProportional
+from .claims import Claim, table
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """κ = ησ and f₀, cells an axis, particles; η, s and runs of label noise, and the time it is given."""
+
+    temperature: float = 0.5
+    hessian_temperature: float = 0.1
+    floor: float = 0.1
+    cells: int = 160
+    paths: int = 20_000
+    dt: float = 0.01
+    label_rate: float = 0.02
+    label_std: float = 1.0
+    label_time: float = 150.0
+    runs: int = 2000
+
+    @staticmethod
+    def fast() -> "Config":
+        """Fewer cells, particles and runs."""
+        return Config(cells=96, paths=4000, dt=0.02, runs=400)
+
+
+class Result(eqx.Module):
+    """P(cos φ < 0) by closed form, Fokker-Planck (with its error) and particles (with standard error), for each noise.
+
+    `angles`: label noise's mean of log tan(φ/2) at `label_times`, its standard error, and the prediction.
+    """
+
+    config: Config = eqx.field(static=True)
+    flat: dict[str, dict[str, tuple[float, float]]]
+    limit: float
+    marginals: dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]
+    label_times: Float[np.ndarray, " s"]
+    angles: Float[np.ndarray, "3 s"]
+
+    @property
+    def claims(self) -> list[Claim]:
+        """The routes agree for each noise; loss-proportional noise prefers the flat side more; labels drift to it."""
+        found = []
+        for name, routes in self.flat.items():
+            solved, error = routes["Fokker-Planck"]
+            if "closed form" in routes:
+                found.append(Claim(f"{name}: Fokker-Planck", solved, routes["closed form"][0], error))
+            mean, sem = routes["particles"]
+            found.append(Claim(f"{name}: particles", mean, solved, 4 * sem + error))
+        constant, proportional = (self.flat[name]["closed form"][0] for name in ("constant", "loss-proportional"))
+        found.append(Claim("loss-proportional above constant noise", proportional, constant, 0.0, ">"))
+        found.append(Claim("both below the limit det(H)^(-1/2)", proportional, self.limit, 0.0, "<"))
+        rate, sem, expected = self._drift
+        tolerance = 4 * sem + _finite_rate * self.config.label_rate * expected
+        return [*found, Claim("label noise: rate of log tan(φ/2)", rate, expected, tolerance)]
+
+    @property
+    def _drift(self) -> tuple[float, float, float]:
+        span = self.label_times[-1] - self.label_times[0]
+        mean, sem, expected = (self.angles[k, -1] for k in range(3))
+        return (mean - self.angles[0, 0]) / span, sem / span, (expected - self.angles[2, 0]) / span
+
+    def plot(self, axes=None) -> np.ndarray:
+        """Laws of the angle, and the drift of label noise."""
+        from ..plots import experiments
+
+        return experiments.flat_minima(self, axes)
+
+    def __str__(self) -> str:
+        rows = [[name, route, *values] for name, routes in self.flat.items() for route, values in routes.items()]
+        rate, sem, expected = self._drift
+        rows += [["label", "runs: rate of log tan(φ/2)", rate, sem], ["label", "flow of -∇tr H", expected, 0.0]]
+        return "\n".join([table(["noise", "route", "P(cos φ < 0)", "error"], rows), *map(str, self.claims)])
+
+
+_amplitude = 0.5
+
+# The flow of -∇ tr H is the limit η → 0: corrections of relative size η h, with h about 1 and a constant of a few.
+_finite_rate = 5.0
+
+# The law is sampled after this time, at this distance.
+_burn_in, _span, _spacing = 30.0, 60.0, 0.5
+
+
+def run(config: Config | None = None, key=0) -> Result:
+    """The laws of the angle under each noise."""
+    config = Config() if config is None else config
+    valley = RingValley(config.floor, _amplitude)
+    noises = {
+        "constant": Constant(config.temperature / 0.1),
+        "loss-proportional": LossProportional(config.temperature / 0.1),
+        "Hessian-matched": HessianMatched(config.hessian_temperature / 0.1, floor=0.2, rule="abs"),
+    }
+    closed = {"constant": _gibbs, "loss-proportional": _power_law}
+    flat, marginals = {}, {}
+    for name, noise in noises.items():
+        model = SGD(valley, noise, 0.1)
+        routes = {"closed form": (_flat_part(closed[name], config), 1e-8)} if name in closed else {}
+        law, routes["Fokker-Planck"] = _solved(model, config)
+        routes["particles"] = _sampled(model, config, key)
+        flat[name], marginals[name] = routes, _angles(law)
+    limit = _flat_part(lambda a, c: a**-0.5, config)
+    times, angles = _label_noise(config, key)
+    return Result(config, flat, limit, marginals, times, angles)
+
+
+def _gibbs(a, config: Config):
+    kappa = config.temperature
+    return np.sqrt(8 * np.pi * kappa / a) * (1 + special.erf(np.sqrt(a / (8 * kappa)))) / 4
+
+
+def _power_law(a, config: Config):
+    p, c2 = 1 + 1 / config.temperature, a / (8 * config.floor)
+    return a**-0.5 * special.beta(0.5, p - 0.5) * (1 + special.betainc(0.5, p - 0.5, c2 / (1 + c2)))
+
+
+def _flat_part(weight, config: Config) -> float:
+    def of(phi):
+        return weight(1 + _amplitude * np.cos(phi), config)
+
+    return float(integrate.quad(of, np.pi / 2, np.pi)[0] / integrate.quad(of, 0, np.pi)[0])
+
+
+def _solved(model: SGD, config: Config) -> tuple[Density, tuple[float, float]]:
+    reach = 20.0 if isinstance(model.gradient_noise, LossProportional) else 3.0
+    shape = Grid.stretched if reach > 3 else None
+    axis = (reach, config.cells, 1.0) if shape else (-reach, reach, config.cells)
+    grid = Grid.stretched(axis, axis) if shape else Grid.uniform(axis, axis)
+    fine = fokker_planck.stationary(fokker_planck.assemble(model, grid))
+    coarse = fokker_planck.stationary(fokker_planck.assemble(model, grid.coarsen()))
+    values = [float(p.mass[: p.grid.shape[0] // 2].sum()) for p in (fine, coarse)]
+    # Second order: a third of what halving the cells changes; three times that to be safe.
+    return fine, (values[0], abs(values[0] - values[1]) + 1e-4)
+
+
+def _left(t, x):
+    return jnp.where(x[0] < 0, 1.0, 0.0).astype(x.dtype)
+
+
+def _sampled(model: SGD, config: Config, key) -> tuple[float, float]:
+    values = []
+    for dt in (2 * config.dt, config.dt):
+        out = sde.simulate(
+            model, sde.EulerMaruyama(), jnp.array([0.0, 1.0]), t1=_burn_in + _span, dt=dt, key=key, paths=config.paths,
+            observe={"left": sde.Moments(_left)}, burn_in=_burn_in, every=round(_spacing / dt),
+        )  # fmt: skip
+        values.append((float(out["left"].mean), float(out["left"].sem)))
+    (coarse, more), (fine, sem) = values
+    return 2 * fine - coarse, float(np.hypot(2 * sem, more))
+
+
+def _angles(law: Density) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The density of the angle, in 48 sectors."""
+    x, y = np.meshgrid(*law.grid.centres, indexing="ij")
+    edges = np.linspace(0, np.pi, 25)
+    mass = np.histogram(np.arccos(x / np.hypot(x, y)), edges, weights=law.mass)[0]
+    return 0.5 * (edges[1:] + edges[:-1]), mass / np.diff(edges) / 2
+
+
+def _residual(x, _):
+    square = x @ x
+    a = 1 + _amplitude * x[0] / jnp.sqrt(square)
+    return jnp.sqrt(a) * (square - 1) / 2
+
+
+def _label_noise(config: Config, key) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, "3 s"]]:
+    """Discrete SGD with label noise from φ = 0.6 on the circle: mean log tan(φ/2) against the flow of -∇ tr H.
+
+    On the circle tr H = a, the gradient noise has the covariance s²H, and the limit is φ' = -(ηs²/4) a'(φ).
+    """
+    eta, s, start = config.label_rate, config.label_std, 0.6
+    loss = SquaredLoss(_residual, np.zeros(1), np.zeros(1), floor=config.floor)
+    steps = round(config.label_time / eta)
+    saves = np.linspace(steps // 10, steps, 10).astype(int)
+    out = optimizers.run(
+        optimizers.LabelNoiseSGD(eta, 1, std=s), loss, jnp.array([np.cos(start), np.sin(start)]), steps=steps,
+        runs=config.runs, key=key, save_at=saves,
+    )  # fmt: skip
+    phi = np.abs(np.arctan2(out.xs[..., 1], out.xs[..., 0]))
+    value = np.log(np.tan(phi / 2))
+    expected = np.log(np.tan(start / 2)) + eta * s**2 * _amplitude / 4 * out.ts
+    sem = value.std(axis=1, ddof=1) / np.sqrt(value.shape[1])
+    return out.ts, np.array([value.mean(axis=1), sem, expected])

@@ -1,0 +1,165 @@
+"""One figure for each experiment of `sgdsde.experiments`."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .style import bare, blue, green, grey, on_axes, purple, series, sky, slope, vermilion
+
+if TYPE_CHECKING:
+    from ..experiments.contraction import Result as Contraction
+    from ..experiments.convergence import Result as Convergence
+    from ..experiments.escape import Result as Escape
+    from ..experiments.flat_minima import Result as FlatMinima
+    from ..experiments.narrow_valley import Result as NarrowValley
+    from ..experiments.shuffling import Result as Shuffling
+    from ..experiments.two_minima import Result as TwoMinima
+
+_dots: Any = {"color": "black", "linestyle": (0, (1, 1.5)), "zorder": 5}
+
+
+def contraction(result: "Contraction", axes: Any = None) -> np.ndarray:
+    """The factor by which E f shrinks in a step against η: runs, ρ_η, and the formula as printed on some slides."""
+    with on_axes(axes, 1) as panels:
+        ax = panels[0]
+        rates = np.array(result.config.learning_rates)
+        ax.errorbar(rates, result.measured, 1.96 * result.sem, color=blue, marker="o", ls="", label="runs, 95 %")
+        ax.plot(rates, result.bound, label=r"$\rho_\eta$", **_dots)
+        ax.plot(rates, result.printed, color=purple, ls="--", label="as printed")
+        ax.axhline(0, color=grey, lw=0.6)
+        ax.set(xlabel=r"learning rate $\eta$", ylabel=r"$E f$ after a step / before", title=r"$f = x^2/2$")
+        ax.legend()
+        bare(ax)
+    return panels
+
+
+def convergence(result: "Convergence", axes: Any = None) -> np.ndarray:
+    """Weighted L² distances from the invariant law against t = ηk, with the slope of the sharp rate."""
+    with on_axes(axes, 1) as panels:
+        ax = panels[0]
+        t = np.array(result.config.times)
+        for kappa, distance, (colour, marker) in zip(
+            result.config.temperatures, result.distances, series, strict=False
+        ):
+            ax.plot(t, distance, color=colour, marker=marker, ms=3, label=rf"$\kappa = {kappa}$")
+        ax.plot(t, result.distances[0, 0] * np.exp(-result.sharp[0] * (t - t[0])), label="sharp rate", **_dots)
+        ax.set(yscale="log", xlabel=r"$t = \eta k$", ylabel=r"$\|\rho/\rho_\infty - 1\|$", title=r"$f = 1 + x^2$")
+        ax.legend()
+        bare(ax)
+    return panels
+
+
+def escape(result: "Escape", axes: Any = None) -> np.ndarray:
+    """Mean times from well to well against 1/κ and against the floor of the loss."""
+    with on_axes(axes, 2) as panels:
+        left, right = panels
+        inverse = 1 / np.array(result.config.temperatures)
+        names = ("constant", "loss-proportional")
+        for k, (name, colour, marker) in enumerate(zip(names, (vermilion, green), ("s", "^"), strict=True)):
+            left.plot(inverse, result.solved[k], color=colour, marker=marker, ls="", label=f"{name}, Fokker-Planck")
+            left.plot(inverse, result.exact[k], **_dots)
+            left.plot(inverse, result.asymptotic[k], color=colour, ls="--", lw=0.9)
+            left.errorbar(
+                inverse[:1], result.sampled[k : k + 1], 1.96 * result.sem[k], color=blue, marker="o", mfc="none", ms=7
+            )
+            right.plot(result.config.floors, result.by_floor[k], color=colour, marker=marker, label=name)
+        left.plot([], [], label="quadrature", **_dots)
+        left.plot([], [], color=grey, ls="--", lw=0.9, label="asymptotic formula")
+        left.plot([], [], color=blue, marker="o", mfc="none", ms=7, ls="", label="particles")
+        left.set(yscale="log", xlabel=r"$1/\kappa$", ylabel="mean time from -1 to 1", title="temperature")
+        kappa = result.config.temperatures[0]
+        right.set(xscale="log", yscale="log", xlabel="floor $f_0$", ylabel="mean time from -1 to 1")
+        right.set_title(rf"floor, $\kappa = {kappa}$")
+        for ax in panels:
+            ax.legend()
+            bare(ax)
+    return panels
+
+
+def two_minima(result: "TwoMinima", axes: Any = None) -> np.ndarray:
+    """The law with its two wells, the occupancy of the quiet one, and switching times, by every route."""
+    with on_axes(axes, 3) as panels:
+        law, occupancy, times = panels
+        x = result.law.grid.centres[0]
+        shown = np.abs(x) < 2.2
+        law.fill_between(x[shown], result.law.pdf[shown], color=sky, alpha=0.5, lw=0, label="Fokker-Planck")
+        law.plot(x[shown], 0.25 * (x[shown] ** 2 - 1) ** 2, color=grey, lw=0.9, label="loss")
+        law.set(xlabel="$x$", ylabel="density", title="quiet left, noisy right", ylim=(0, 1.3 * result.law.pdf.max()))
+        law.legend()
+        _by_route(occupancy, {name: [value] for name, value in result.occupancy.items()}, ["P(quiet)"])
+        occupancy.set(title="occupancy", xlabel="route")
+        _by_route(times, dict(result.switching), ["quiet → noisy", "noisy → quiet"])
+        times.set(title="mean switching times", xlabel="route")
+        for ax in panels:
+            bare(ax)
+    return panels
+
+
+def _by_route(ax: Any, values: dict[str, Any], names: list[str]) -> None:
+    for k, (name, (colour, marker)) in enumerate(zip(names, series, strict=False)):
+        mean, sem = np.array([v[k] for v in values.values()]).T
+        ax.errorbar(range(len(values)), mean, 1.96 * sem, color=colour, marker=marker, ls="", label=name)
+        ax.axhline(mean[0], color="black", ls=(0, (1, 1.5)), lw=0.9)
+    ax.set_xticks(range(len(values)), list(values), rotation=20)
+    ax.margins(x=0.2, y=0.3)
+    ax.legend()
+
+
+def narrow_valley(result: "NarrowValley", axes: Any = None) -> np.ndarray:
+    """Paths in the plane, and their distances from the minimum against steps."""
+    with on_axes(axes, 2) as panels:
+        plane, distance = panels
+        for (name, path), (colour, marker) in zip(result.paths.items(), series, strict=False):
+            size = np.abs(path).max(axis=1)
+            distance.plot(np.maximum(size, 1e-12), color=colour, label=name)
+            if result.decay[name][1] < 1:
+                plane.plot(*path[:60].T, color=colour, marker=marker, ms=2, lw=0.7, label=name)
+        grid = np.meshgrid(np.linspace(-6, 10.5, 100), np.linspace(-1.6, 1.6, 100))
+        h = result.config.curvatures
+        plane.contour(*grid, h[0] * grid[0] ** 2 + h[1] * grid[1] ** 2, 8, colors=grey, linewidths=0.4)
+        plane.set(xlabel="$x$", ylabel="$y$", title="the first 60 steps")
+        distance.set(yscale="log", xlabel="step", ylabel="distance", title="without noise", ylim=(1e-12, 1e6))
+        for ax in panels:
+            ax.legend(loc="upper right")
+            bare(ax)
+    return panels
+
+
+def flat_minima(result: "FlatMinima", axes: Any = None) -> np.ndarray:
+    """Laws of the angle for each noise, the mass on the flat side by route, and the drift under label noise."""
+    with on_axes(axes, 3) as panels:
+        laws, mass, drift = panels
+        for (name, (phi, pdf)), (colour, marker) in zip(result.marginals.items(), series, strict=False):
+            laws.plot(phi, pdf, color=colour, marker=marker, ms=3, label=name)
+        laws.set(xlabel=r"$\varphi$ (sharp at 0, flat at $\pi$)", ylabel="density", title="angle, Fokker-Planck")
+        for k, routes in enumerate(result.flat.values()):
+            for (route, (value, error)), (colour, marker) in zip(routes.items(), series[::-1], strict=False):
+                label = route if k == 0 else None
+                mass.errorbar([k], [value], [1.96 * error], color=colour, marker=marker, ls="", label=label)
+        mass.axhline(result.limit, color="black", ls=(0, (1, 1.5)), label=r"$\det(H)^{-1/2}$")
+        mass.set_xticks(range(len(result.flat)), list(result.flat), rotation=15)
+        mass.margins(x=0.2, y=0.35)
+        mass.set(xlabel="noise", ylabel=r"$P(\cos\varphi < 0)$", title="mass on the flat side")
+        mean, sem, expected = result.angles
+        drift.errorbar(result.label_times, mean, 1.96 * sem, color=blue, marker="o", ls="", label="label-noise SGD")
+        drift.plot(result.label_times, expected, label=r"flow of $-\nabla\,\mathrm{tr}\,H$", **_dots)
+        drift.set(xlabel=r"$t = \eta k$", ylabel=r"$E\,\log\tan(\varphi/2)$", title="label noise")
+        for ax in panels:
+            ax.legend()
+            bare(ax)
+    return panels
+
+
+def shuffling(result: "Shuffling", axes: Any = None) -> np.ndarray:
+    """Distance of the exact mean after one epoch from two flows, against η, for both samplings."""
+    with on_axes(axes, 2) as panels:
+        eta = np.array(result.config.learning_rates)
+        for ax, sampling, errors in zip(panels, ("reshuffled", "independent"), result.errors, strict=True):
+            for (colour, marker), error, name in zip(series, errors, ("with the variance", "without"), strict=False):
+                ax.plot(eta, error, color=colour, marker=marker, label=f"flow {name}")
+            slope(ax, eta[::-1], 0.5 * errors.min(), 3.0)
+            slope(ax, eta[::-1], 1.6 * errors[:, -1].max(), 2.0)
+            ax.set(xscale="log", yscale="log", xlabel=r"$\eta$", ylabel="distance of the mean", title=sampling)
+            ax.legend()
+            bare(ax)
+    return panels
