@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,11 @@ import numpy as np
 import scipy.special
 from jax.core import Tracer
 
-# Arrays of formulas that are written once for both.
-Numbers = np.ndarray | jax.Array
+# Arrays of formulas that are written once for both. Type checkers know no type with what the two have in common.
+if TYPE_CHECKING:
+    Numbers = Any
+else:
+    Numbers = np.ndarray | jax.Array
 
 
 def namespace(*values: Any) -> Any:

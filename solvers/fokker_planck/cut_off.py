@@ -12,14 +12,13 @@ a ray if the law widens with r, as r^δ with 0 <= δ < d; δ is what the slopes 
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
-from ..grid import evaluate
 from .assembly import Generator, check_generator
 from .current import check_grid
+from .process_values import at_points, drift_and_tensor
 
 # Distances from the middle grow by this factor from one to the next, up to 10^20 times that of the face.
 _factor, _steps = 1.02, 2326
@@ -110,15 +109,9 @@ def _along(
     heaviest = np.unravel_index(int(np.argmax(p.mass)), p.grid.shape)
     points = np.repeat(p.grid.points[heaviest][None], len(x), axis=0)
     points[:, k] = x
-    process = generator.process
-
-    def at(y):
-        t = jnp.zeros((), y.dtype)
-        return jnp.stack([process.drift(t, y)[k], process.diffusion(t, y)[k, k]])
-
+    drift, tensor = at_points(drift_and_tensor, generator.process, points)
     with np.errstate(all="ignore"):
-        drift, diffusion = evaluate(at, points).T
-        return sign * drift / diffusion, diffusion
+        return sign * drift[:, k] / tensor[:, k, k], tensor[:, k, k]
 
 
 def _integrals(
