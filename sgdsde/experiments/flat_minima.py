@@ -142,10 +142,11 @@ def _flat_part(weight, config: Config) -> float:
 
 
 def _solved(model: SGD, config: Config) -> tuple[Density, tuple[float, float]]:
-    reach = 20.0 if isinstance(model.gradient_noise, LossProportional) else 3.0
-    shape = Grid.stretched if reach > 3 else None
-    axis = (reach, config.cells, 1.0) if shape else (-reach, reach, config.cells)
-    grid = Grid.stretched(axis, axis) if shape else Grid.uniform(axis, axis)
+    n = config.cells
+    if isinstance(model.gradient_noise, LossProportional):
+        grid = Grid.stretched((20.0, n, 1.0), (20.0, n, 1.0))
+    else:
+        grid = Grid.uniform((-3.0, 3.0, n), (-3.0, 3.0, n))
     fine = fokker_planck.stationary(fokker_planck.assemble(model, grid))
     coarse = fokker_planck.stationary(fokker_planck.assemble(model, grid.coarsen()))
     values = [float(p.mass[: p.grid.shape[0] // 2].sum()) for p in (fine, coarse)]
@@ -196,6 +197,8 @@ def _label_noise(config: Config, key) -> tuple[Float[np.ndarray, " s"], Float[np
         optimizers.LabelNoiseSGD(eta, 1, std=s), loss, jnp.array([np.cos(start), np.sin(start)]), steps=steps,
         runs=config.runs, key=key, save_at=saves,
     )  # fmt: skip
+    assert out.xs is not None
+    assert out.ts is not None
     phi = np.abs(np.arctan2(out.xs[..., 1], out.xs[..., 0]))
     value = np.log(np.tan(phi / 2))
     expected = np.log(np.tan(start / 2)) + eta * s**2 * _amplitude / 4 * out.ts

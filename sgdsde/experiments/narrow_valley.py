@@ -95,6 +95,7 @@ def run(config: Config | None = None, key=0) -> Result:
         out = optimizers.run(
             method, loss, jnp.array([10.0, 1.0]), steps=config.steps, key=key, save_at=np.arange(config.steps + 1)
         )
+        assert out.xs is not None
         paths[name] = out.xs[:, 0]
         decay[name] = _factor(out.xs[:, 0]), _spectral_radius(h, eta, mu)
     return Result(config, paths, decay, _noisy(loss, _noisy_rate / h[1], config, key))

@@ -14,7 +14,8 @@ from jax import lax
 from jaxtyping import Array, Complex, Float, Int, Int32, UInt32
 
 from solvers._tracing import traceable
-from solvers.sde.random import group, group_size, pack, unpack
+from solvers.sde.packing import join, split
+from solvers.sde.random import group, group_size
 
 from .._checks import scalar_valued
 from ..losses import AbstractFiniteSum, AbstractSquaredLoss
@@ -182,7 +183,8 @@ class _Gaussian(AbstractSource):
         return jnp.zeros_like(self._group(jnp.uint32(0), runs))
 
     def draw(self, step, runs, carried):
-        size = jnp.uint32(group_size(self.dtype))
+        count = group_size(self.dtype)
+        size = jnp.uint32(count)
 
         def drawn(turn, _):
             # The address depends on the turn, or the compiler would move the draw out of the loop, to every step.
@@ -190,7 +192,7 @@ class _Gaussian(AbstractSource):
 
         # The generator makes the numbers of several steps at once: they are drawn at the first of these.
         carried = lax.fori_loop(0, (step % size == 0).astype(jnp.int32), drawn, carried)
-        z = unpack(carried, step, self.dtype)
+        z = lax.select_n((step % size).astype(jnp.int32), *split(carried, count))
         return carried, z.reshape(self.samples, self.motions, runs.size)
 
     def numbers_per_run(self, d):
@@ -202,7 +204,7 @@ class _Gaussian(AbstractSource):
     def _group(self, number: UInt32[Array, ""], runs: UInt32[Array, " n"]) -> Complex[Array, "m n"]:
         shape = (self.samples * self.motions, runs.size)
         component = lax.broadcasted_iota(jnp.uint32, shape, 0)
-        return pack(group(self.words, jnp.broadcast_to(runs, shape), number, component, self.dtype))
+        return join(group(self.words, jnp.broadcast_to(runs, shape), number, component, self.dtype))
 
 
 class MinibatchGradient(AbstractGradient):

@@ -157,6 +157,7 @@ def assemble(
     if generator.reversible:
         return dataclasses.replace(generator, reference=not_needed(reference))
     referred = _referred(generator, reference)
+    assert referred.reference is not None
     return referred if referred.reference.used else dataclasses.replace(generator, reference=referred.reference)
 
 

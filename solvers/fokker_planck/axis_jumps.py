@@ -6,6 +6,8 @@ in the plane, and GMRES with multigrid for the one takes about sqrt((1 + c) / (1
 other.
 """
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float
@@ -27,7 +29,7 @@ def axis_jumps(matrix: scipy.sparse.csr_array, periodic: tuple[bool, ...], log_m
     is positive.
     """
     shape, n = log_mass.shape, log_mass.size
-    entries = matrix.tocoo()
+    entries: Any = matrix.tocoo()
     source, target = entries.coords
     off = source != target
     source, target, rate = source[off], target[off], np.maximum(-entries.data[off], 0.0)
@@ -65,7 +67,7 @@ def _in_balance(up, down, log_mass, log_mass_above):
 
 def reversed_matrix(generator: Generator, log_mass: Float[np.ndarray, "..."]) -> scipy.sparse.csr_array:
     """-L of the process that runs backwards in time in the law π = exp(log_mass): the rates π_j k_ji / π_i."""
-    entries = generator.matrix.tocoo()
+    entries: Any = generator.matrix.tocoo()
     log_mass = log_mass.ravel()
     # A ratio of two masses in a first guess may be anything.
     log_ratio = np.minimum(log_mass[entries.col] - log_mass[entries.row], _largest_log)

@@ -69,7 +69,8 @@ def cut_off(generator: Any, p: Density, outside: float = 1e-9) -> CutOff:
             found[2, k, side] = p.grid.edges[k][-side]
             if kind == "no-flux":
                 found[:, k, side] = _beyond(generator, p, k, side, outside)
-    return CutOff(*found, outside)
+    mass, second_moment, box = found
+    return CutOff(mass, second_moment, box, outside)
 
 
 def _beyond(generator: Generator, p: Density, k: int, side: int, outside: float) -> tuple[float, float, float]:

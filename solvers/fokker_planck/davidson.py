@@ -136,7 +136,8 @@ def _limit(matrix, mass, value, x):
 def _ritz(products, symmetric):
     if symmetric:
         return np.linalg.eigh(0.5 * (products + products.T))
-    values, weights = np.linalg.eig(products)
+    found: Any = np.linalg.eig(products)
+    values, weights = found
     # Conjugate pairs have equal real parts up to rounding: the one above the axis comes first.
     order = np.lexsort((-values.imag, [float(f"{r:.9e}") for r in values.real]))
     return values[order], weights[:, order] / np.linalg.norm(weights[:, order], axis=0)

@@ -15,6 +15,7 @@ What leaves is ∫ leaving·m dt = h leaving·sqrt(π) |v| V φ₁(-h (T⁻¹ - 
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -134,7 +135,7 @@ class KrylovSteps:
         return self.solvers[key]
 
     def _elimination(self, gamma):
-        a = self.generator.matrix
+        a: Any = self.generator.matrix
         lu = m_matrix_lu(scipy.sparse.identity(a.shape[0]) - gamma * a)
         return lambda v, _: lu.solve(v * self.root) / self.root
 

@@ -1,5 +1,8 @@
 r"""Decay rates and modes of a process on a large grid, by Davidson's method with multigrid."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
@@ -70,9 +73,7 @@ def _nearer(matrix, inverse, mass, singular):
     # For a full D, to which multigrid is a guide only, some steps of GMRES in L²(π) are the approximate inverse.
     root = np.sqrt(np.maximum(mass, np.finfo(np.float64).tiny))
     centred = (lambda u: u - mass @ u) if singular else (lambda u: u)
-    scaled = scipy.sparse.linalg.LinearOperator(
-        matrix.shape, matvec=lambda v: root * (matrix @ (v / root)), dtype=np.float64
-    )  # pyright: ignore
+    scaled = _operator(matrix.shape, lambda v: root * (matrix @ (v / root)))
 
     def nearer(f):
         v = gmres(scaled, lambda r: root * centred(inverse(centred(r / root))), root * f, np.zeros_like(f), _near)[0]
@@ -146,5 +147,10 @@ def _polished(matrix, inverse, mass, rate, mode, slower):
 
 def _solved(matrix, inverse, scale, f, start):
     f, start = np.ascontiguousarray(f), np.ascontiguousarray(start)
-    scaled = scipy.sparse.linalg.LinearOperator(matrix.shape, matvec=lambda u: matrix @ (scale * u), dtype=np.float64)  # pyright: ignore
+    scaled = _operator(matrix.shape, lambda u: matrix @ (scale * u))
     return scale * gmres(scaled, lambda r: inverse(r) / scale, f, start / scale, _tolerance)[0]
+
+
+def _operator(shape: tuple[int, int], product: Callable) -> Any:
+    make: Any = scipy.sparse.linalg.LinearOperator
+    return make(shape, matvec=product, dtype=np.float64)

@@ -101,6 +101,8 @@ def referred_rates(
     log_at = lambda q: _log_values(log_density, steps, q)  # noqa: E731
     verdict = _verdict(log_density, steps, flows, log_at)
     up, down, ratios, carried = [a.copy() for a in base[0]], [a.copy() for a in base[1]], [], True
+    # What flows over faces without an edge.
+    upwind = tuple(tuple(np.zeros_like(a) for a in faces) for faces in base[:2])
     axial = np.sum(np.abs(edges.offset), axis=1) == 1
     for k in range(grid.ndim):
         mine = axial & (edges.offset[:, k] == 1)
@@ -113,6 +115,8 @@ def referred_rates(
         up[k][index], down[k][index], ratio, along = _rates(
             steps, resolved, log_at, face, np.broadcast_to(unit, face.shape), w, flow
         )
+        for bare, rates in zip(upwind, (up, down), strict=True):
+            bare[k][index] = np.where(w > 0, 0.0, rates[k][index])
         carried = carried and along
         shape = list(grid.shape)
         shape[k] -= int(not steps.periodic[k])
@@ -123,7 +127,9 @@ def referred_rates(
         none = np.zeros(len(weight))
         forth, back, ratio, _ = _rates(steps, resolved, log_at, middle, offset, weight, none)
         source, target = steps.cells(middle - offset), steps.cells(middle + offset)
-        diagonals = Diagonals(source, target, offset, forth, back, ratio, diagonals.leaving, carried)
+        lacking = None if carried else (upwind[0], upwind[1])
+        leaving, exits = diagonals.leaving, diagonals.exits
+        diagonals = Diagonals(source, target, offset, forth, back, ratio, leaving, exits, lacking)
     return verdict, tuple(up), tuple(down), tuple(ratios), diagonals
 
 
