@@ -122,10 +122,10 @@ def test_law_and_gap_in_the_plane(process, mode):
 
 
 def test_gap_of_ornstein_uhlenbeck():
-    # The extrapolated rate is of fourth order: 2e-4 off on 80 cells, 1.3e-5 on 160.
+    # The extrapolated rate is of sixth order: 3e-7 off on 160 cells.
     grid = Grid.uniform((-5, 5, 160))
     slopes = jax.grad(lambda h, t: gap(linear(h, t), grid), argnums=(0, 1))(1.25, 0.5)
-    np.testing.assert_allclose(slopes, [1, 0], atol=2e-5)
+    np.testing.assert_allclose(slopes, [1, 0], atol=1e-6)
 
 
 def test_tiny_gap():
