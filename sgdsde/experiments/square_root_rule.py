@@ -7,6 +7,7 @@ What it drops grows with k: the rule ends where k(1-β), or a mean gradient over
 """
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any
 
@@ -30,17 +31,18 @@ from .claims import Claim, table
 class Config:
     """Steps of the smallest batch in a unit of time; its multiples k, the first of them 1; and runs of each.
 
-    `steps` must be a multiple of four times each k: iterates are compared every quarter of a unit.
+    Moments are kept `moments` times in a unit; `steps` must be a multiple of that times each k.
     """
 
     steps: int = 3200
     batches: tuple[int, ...] = (1, 4, 16)
     runs: int = 10_000
+    moments: int = 4
 
     @staticmethod
     def fast() -> "Config":
-        """Fewer steps and runs."""
-        return Config(steps=960, runs=2000)
+        """Fewer steps, runs and moments."""
+        return Config(steps=960, runs=2000, moments=1)
 
 
 class Result(eqx.Module):
@@ -81,8 +83,8 @@ class Result(eqx.Module):
                 text = f"{name}, {rules[own]} rule, k = {k}"
                 found += self._as_limit(m, self.moments[m, own, b], k, text)
                 if b > 0:
-                    allowed = self._allowed(m, k)
-                    found.append(Claim(f"{text}: distance from k = 1", self.distances[m, own, b], 0.0, allowed))
+                    distance = float(self.distances[m, own, b])
+                    found.append(Claim(f"{text}: distance from k = 1", distance, 0.0, self._allowed(m, k)))
                     found += self._otherwise(m, other, b, f"{name}, {rules[other]} rule, k = {k}")
         return found
 
@@ -93,31 +95,31 @@ class Result(eqx.Module):
             ("at t = 1", np.searchsorted(self.times, 1 - 1e-9), _start**2),
             ("at the end", -1, _rest),
         ):
-            (mean, variance), limit = moments[:, s], self.limit[m, :, s]
+            (mean, variance), limit = moments[:, s].tolist(), self.limit[m, :, s].tolist()
             order = _dropped(self.config, methods[m], k, k, square)
-            sem = np.sqrt(variance / self.config.runs)
+            sem = math.sqrt(variance / self.config.runs)
             # The scale of the mean is that of w.
-            scale = np.hypot(limit[0], np.sqrt(limit[1]))
+            scale = math.sqrt(limit[0] ** 2 + limit[1])
             found.append(Claim(f"{text}: mean {when}", mean, limit[0], 4 * sem + order * scale))
-            sem = variance * np.sqrt(2 / self.config.runs)
+            sem = variance * math.sqrt(2 / self.config.runs)
             found.append(Claim(f"{text}: variance {when}", variance, limit[1], 4 * sem + order * limit[1]))
         return found
 
     def _otherwise(self, m: int, r: int, b: int, text: str) -> list[Claim]:
         k = self.config.batches[b]
-        value, expected = self.moments[m, r, b, 1, -1], _other_variance(methods[m], k, self.times[-1])
-        longer = np.sqrt(k) if methods[m] == "SGD" else k * np.sqrt(k)
+        value, expected = float(self.moments[m, r, b, 1, -1]), _other_variance(methods[m], k, _end)
+        longer = math.sqrt(k) if methods[m] == "SGD" else k * math.sqrt(k)
         order = _dropped(self.config, methods[m], k, longer, expected)
-        tolerance = 4 * value * np.sqrt(2 / self.config.runs) + order * expected
+        tolerance = 4 * value * math.sqrt(2 / self.config.runs) + order * expected
         found = [Claim(f"{text}: variance at the end", value, expected, tolerance)]
         if k == self.config.batches[-1]:
-            distance = self.distances[m, r, b]
+            distance = float(self.distances[m, r, b])
             found.append(Claim(f"{text}: distance from k = 1", distance, self._allowed(m, k), 0.0, ">"))
         return found
 
     def _allowed(self, m: int, k: int) -> float:
         # 1.95 √(2/n) is exceeded once in a thousand; a normal law whose spread is off by δ is off by less than δ/4.
-        return 1.95 * np.sqrt(2 / self.config.runs) + _dropped(self.config, methods[m], k, k, _rest) / 4
+        return 1.95 * math.sqrt(2 / self.config.runs) + _dropped(self.config, methods[m], k, k, _rest) / 4
 
     def plot(self, axes=None) -> np.ndarray:
         """E f against time, for each method, batch and rule."""
@@ -142,12 +144,12 @@ methods, rules = ("RMSProp", "Adam", "SGD"), ("square-root", "linear")
 # slower w moves than with ε = 0, and 1/(2P) its variance at rest.
 _epsilon, _c1, _c2 = 0.25, 4.0, 1.5
 _slower = 1 + _epsilon
-_rest = adaptive.stationary_variance(1.0, 1.0, 1.0, _epsilon)
+_rest = float(adaptive.stationary_variance(1.0, 1.0, 1.0, _epsilon))
 
 # Start of w, and of v over the variance of a gradient, for RMSProp: early steps are half as long.
 _start, _u0 = 1.5, 4.0
 
-_end, _save_every = 5.0, 0.25
+_end = 5
 
 # Steps of the smallest batch in one step of the SDE: its error is of the order of that of a batch as much larger.
 _coarse = 4
@@ -166,14 +168,14 @@ def _dropped(config: Config, method: str, k: float, longer: float, square: float
 def _other_variance(method: str, k: int, t: float) -> float:
     # Adaptive: √k longer steps raise the variance by √k, at a higher rate. SGD: the reverse, and at rest only later.
     if method != "SGD":
-        return _rest * np.sqrt(k)
-    return _rest / np.sqrt(k) * -np.expm1(-2 * t / _slower / np.sqrt(k))
+        return _rest * math.sqrt(k)
+    return -_rest / math.sqrt(k) * math.expm1(-2 * t / _slower / math.sqrt(k))
 
 
 def run(config: Config | None = None, key=0) -> Result:
     """Runs of each method under both rules, and of the processes."""
     config = _checked(Config() if config is None else config)
-    times = np.arange(round(_end / _save_every) + 1) * _save_every
+    times = np.arange(_end * config.moments + 1) / config.moments
     found = [_batches(method, times, config, key) for method in methods]
     moments, distances = (np.array(values) for values in zip(*found, strict=True))
     # One key: the same path of the SDE for every batch.
@@ -201,9 +203,9 @@ def _key(key, index: int):
 
 
 def _checked(config: Config) -> Config:
-    if config.batches[0] != 1 or any(config.steps % (4 * k) for k in config.batches):
+    if config.batches[0] != 1 or any(config.steps % (config.moments * k) for k in config.batches):
         raise ValueError(
-            f"`steps` must be a multiple of 4k for each k of `batches`, the first of them 1: got {config}."
+            f"`steps` must be a multiple of `moments` times each k of `batches`, the first of them 1: got {config}."
         )
     return config
 
