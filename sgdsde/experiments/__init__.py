@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         flat_minima as flat_minima,
         narrow_valley as narrow_valley,
         shuffling as shuffling,
+        square_root_rule as square_root_rule,
         two_minima as two_minima,
     )
 
@@ -29,6 +30,7 @@ names = (
     "contraction",
     "escape",
     "shuffling",
+    "square_root_rule",
 )
 
 __all__ = ["claims", *names]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..experiments.flat_minima import Result as FlatMinima
     from ..experiments.narrow_valley import Result as NarrowValley
     from ..experiments.shuffling import Result as Shuffling
+    from ..experiments.square_root_rule import Result as SquareRootRule
     from ..experiments.two_minima import Result as TwoMinima
 
 _dots: Any = {"color": "black", "linestyle": (0, (1, 1.5)), "zorder": 5}
@@ -117,7 +118,8 @@ def narrow_valley(result: "NarrowValley", axes: Any = None) -> np.ndarray:
         grid = np.meshgrid(np.linspace(-6, 10.5, 100), np.linspace(-1.6, 1.6, 100))
         h = result.config.curvatures
         plane.contour(*grid, h[0] * grid[0] ** 2 + h[1] * grid[1] ** 2, 8, colors=grey, linewidths=0.4)
-        plane.set(xlabel="$x$", ylabel="$y$", title="the first 60 steps")
+        # Room above the paths for the names.
+        plane.set(xlabel="$x$", ylabel="$y$", title="the first 60 steps", ylim=(-4.2, 7))
         distance.set(yscale="log", xlabel="step", ylabel="distance", title="without noise", ylim=(1e-12, 1e6))
         for ax in panels:
             ax.legend(loc="upper right")
@@ -157,9 +159,36 @@ def shuffling(result: "Shuffling", axes: Any = None) -> np.ndarray:
         for ax, sampling, errors in zip(panels, ("reshuffled", "independent"), result.errors, strict=True):
             for (colour, marker), error, name in zip(series, errors, ("with the variance", "without"), strict=False):
                 ax.plot(eta, error, color=colour, marker=marker, label=f"flow {name}")
-            slope(ax, eta[::-1], 0.5 * errors.min(), 3.0)
+            slope(ax, eta[::-1], 0.5 * errors.min(), 3.0, above=False)
             slope(ax, eta[::-1], 1.6 * errors[:, -1].max(), 2.0)
             ax.set(xscale="log", yscale="log", xlabel=r"$\eta$", ylabel="distance of the mean", title=sampling)
-            ax.legend()
+            # Labels of a logarithmic axis over less than a decade run into each other.
+            ax.set_xticks(eta, [f"{rate:g}" for rate in eta])
+            ax.set_xticks([], minor=True)
+            ax.set_ylim(0.2 * errors.min(), 30 * errors.max())
+            ax.legend(loc="upper left")
+            bare(ax)
+    return panels
+
+
+def square_root_rule(result: "SquareRootRule", axes: Any = None) -> np.ndarray:
+    """E f against t, that is against examples, for each method: batches of every size under its rule and the other."""
+    from ..experiments.square_root_rule import methods, rules
+
+    with on_axes(axes, len(methods)) as panels:
+        for m, (ax, method) in enumerate(zip(panels, methods, strict=True)):
+            own = rules.index("linear" if method == "SGD" else "square-root")
+            for b, (k, (colour, marker)) in enumerate(zip(result.config.batches, series, strict=False)):
+                # Curves that should coincide: markers at times of their own.
+                shown = slice(b, None, len(result.config.batches))
+                label = f"$k = {k}$, {rules[own]}"
+                ax.plot(result.times[shown], result.losses[m, own, b, shown], marker, color=colour, label=label)
+                if k > 1:
+                    label = f"$k = {k}$, {rules[1 - own]}"
+                    ax.plot(result.times, result.losses[m, 1 - own, b], color=colour, ls="--", label=label)
+            ax.plot(result.times, result.limit_losses[m], label="SDE", **_dots)
+            ax.set(yscale="log", ylim=(0.08, 12), ylabel="$E f$", title=method)
+            ax.set_xlabel(r"$t$ (examples, times $\eta^2$ of $k = 1$)")
+            ax.legend(loc="upper right")
             bare(ax)
     return panels
