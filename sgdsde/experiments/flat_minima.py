@@ -99,6 +99,9 @@ _amplitude = 0.5
 # The flow of -∇ tr H is the limit η → 0: corrections of relative size η h, with h about 1 and a constant of a few.
 _finite_rate = 5.0
 
+# Points along each axis of a cell over which its mass is spread for the law of the angle.
+_points = 8
+
 # The law is sampled after a third of the time, at this distance.
 _spacing = 0.5
 
@@ -172,10 +175,13 @@ def _sampled(model: SGD, config: Config, key) -> tuple[float, float]:
 
 
 def _angles(law: Density) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The density of the angle, in 48 sectors."""
-    x, y = np.meshgrid(*law.grid.centres, indexing="ij")
+    """The density of the angle, in 48 sectors; the mass of a cell is spread over points within it."""
+    within = (np.arange(_points) + 0.5) / _points
+    inner = [(e[:-1, None] + np.diff(e)[:, None] * within).ravel() for e in law.grid.edges]
+    x, y = np.meshgrid(*inner, indexing="ij")
+    mass = np.repeat(np.repeat(law.mass, _points, axis=0), _points, axis=1) / _points**2
     edges = np.linspace(0, np.pi, 25)
-    mass = np.histogram(np.arccos(x / np.hypot(x, y)), edges, weights=law.mass)[0]
+    mass = np.histogram(np.arccos(x / np.hypot(x, y)), edges, weights=mass)[0]
     return 0.5 * (edges[1:] + edges[:-1]), mass / np.diff(edges) / 2
 
 
