@@ -368,7 +368,9 @@ def _study(
     fit = power_law(ladder.dts, samples, finest)
     reference_dt = ladder.finest if approximate else 0.0
     errors, paths = np.abs(fit.means), samples.shape[1]
-    return OrderStudy(ladder.dts, errors, fit.sem, fit.order, fit.interval, kind, method, reference, reference_dt, paths)
+    return OrderStudy(
+        ladder.dts, errors, fit.sem, fit.order, fit.interval, kind, method, reference, reference_dt, paths
+    )
 
 
 class PowerLaw(eqx.Module):
