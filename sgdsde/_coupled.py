@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from solvers.process import noise_structure
 from solvers.sde import AbstractMethod
-from solvers.sde.brownian import increment, numbers_per_step
+from solvers.sde.brownian import Need, increment, numbers_per_step
 from solvers.sde.random import key_words, normal_pairs, unpaired
 
 from ._checks import scalar_valued
@@ -32,7 +32,9 @@ _block = 4096
 class Pair(eqx.Module):
     """What is coupled: normal noise of covariance Σ = 2D/η for the optimiser, `gradient_noise`; a method for the model.
 
-    The motions that drive the method are told the optimiser as well: `can_couple` says whether it has as many.
+    `need` is what the method needs of the Brownian motion: found once for a model at all its learning rates, which is
+    slow to do. `sign` = ±1 is what the motion is multiplied by before the optimiser sees it: models may write their
+    noise with either, and the wrong one sets the two apart.
     """
 
     optimizer: AbstractOptimizer
@@ -40,14 +42,28 @@ class Pair(eqx.Module):
     gradient_noise: AbstractGradientNoise
     model: AbstractModel
     method: AbstractMethod
+    sign: Float[Array, ""]
+    need: Need = eqx.field(static=True)
 
     def can_couple(self, x: Float[Array, " d"]) -> bool:
         """Whether model and optimiser are driven by equally many motions, at points such as x."""
-        _, motions = noise_structure(self.model, self.model.initial(x))
         rate = self.optimizer.learning_rate
         operator = eqx.filter_eval_shape(self.gradient_noise.operator, scalar_valued(self.loss), rate, x)
-        need = self.method.needs(self.model, self.model.initial(x)[None])
-        return operator.in_size() == motions and need != "three-point"
+        return operator.in_size() == self.motions(x) and self.need != "three-point"
+
+    def motions(self, x: Float[Array, " d"]) -> int:
+        """How many Brownian motions drive the model."""
+        return noise_structure(self.model, self.model.initial(x))[1]
+
+
+def best_sign(discrete: Float[np.ndarray, "n d"], continuous: Float[np.ndarray, "n d"]) -> float:
+    """1 if the ends of pairs with the sign 1 go together, -1 if they are opposed."""
+    finite = np.all(np.isfinite(discrete) & np.isfinite(continuous), axis=1)
+    if not np.any(finite):
+        return 1.0
+    discrete, continuous = discrete[finite], continuous[finite]
+    products = (discrete - discrete.mean(axis=0)) * (continuous - continuous.mean(axis=0))
+    return -1.0 if np.sum(products) < 0 else 1.0
 
 
 def coupled(
@@ -55,9 +71,7 @@ def coupled(
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
     """Where optimiser and model are after so many `steps` of the optimiser, with `substeps` of the method in each."""
     x, size = jnp.asarray(x0), min(_block, runs)
-    state = pair.model.initial(x)[None]
-    _, motions = noise_structure(pair.model, state[0])
-    driver = _Driver(pair, pair.method.needs(pair.model, state), motions)
+    driver = _Driver(pair, pair.motions(x))
     words, k, j = key_words(key), jnp.asarray(steps, jnp.int32), jnp.asarray(substeps, jnp.int32)
     paths = [jnp.arange(first, first + size, dtype=jnp.uint32) for first in range(0, runs, size)]
     ends = [[np.asarray(end) for end in _ends(driver, words, path, x, k, j)] for path in paths]
@@ -69,7 +83,6 @@ class _Driver(eqx.Module):
     """One step of the optimiser, and the substeps of the model within it, for every run."""
 
     pair: Pair
-    need: Any = eqx.field(static=True)
     motions: int = eqx.field(static=True)
 
     @property
@@ -80,7 +93,7 @@ class _Driver(eqx.Module):
         """The states after a substep, and what the optimiser is told of it: as many motions as it has samples."""
         model, method = self.pair.model, self.pair.method
         count = z.shape[1] - (self.samples - 1) * self.motions
-        increments = jax.vmap(lambda z: increment(self.need, self.motions, dt, z))(z[:, :count])
+        increments = jax.vmap(lambda z: increment(self.pair.need, self.motions, dt, z))(z[:, :count])
         states = jax.vmap(lambda y, dw: method.step(model, t, y, dt, dw))(states, increments)
         return states, jnp.concatenate([increments.dw, jnp.sqrt(dt) * z[:, count:]], axis=1)
 
@@ -89,7 +102,7 @@ class _Driver(eqx.Module):
         optimizer = self.pair.optimizer
 
         def step(x, memory, z):
-            z = self._told(z.reshape(self.samples, self.motions))
+            z = self._told(self.pair.sign.astype(z.dtype) * z.reshape(self.samples, self.motions))
             gradient = GaussianGradient(self.pair.loss, self.pair.gradient_noise, optimizer.learning_rate, z)
             return optimizer.step(k.astype(jnp.uint32), x, memory, gradient)
 
@@ -119,7 +132,7 @@ def _ends(
     dt = clock / substeps.astype(x0.dtype)
     told = driver.samples * driver.motions
     # No Lévy area is sampled to a tolerance in the step by the methods of weak order 2.
-    numbers = numbers_per_step(driver.need, driver.motions, np.inf) + told - driver.motions
+    numbers = numbers_per_step(driver.pair.need, driver.motions, np.inf) + told - driver.motions
 
     def step(k, carry):
         states, x, memory = carry

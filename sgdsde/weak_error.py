@@ -1,7 +1,8 @@
 """Is the continuum model valid? The weak error between an optimiser and its process, over a range of learning rates."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,12 +11,15 @@ import numpy as np
 from jaxtyping import Float
 
 from solvers import sde
+from solvers.sde.brownian import Need
 from solvers.sde.method import check_method
 from solvers.sde.order import power_law
 
-from ._coupled import Pair, coupled
+from ._coupled import Pair, best_sign, coupled
 from .models.model import AbstractModel
 from .optimizers import SGD, SVAG, AbstractOptimizer, run
+
+_Kind = TypeVar("_Kind")
 
 # A time is a whole number of steps if it is one to this part of it.
 _whole = 1e-4
@@ -175,6 +179,7 @@ def validity(
     for eta in rates:
         study.steps(study.optimizer_at(eta), eta)
     ladder = None if svag is None else study.checked_levels(svag, rates.max())
+    study = study.with_coupling(rates.max())
     found = [study.samples(study.optimizer_at(eta), eta) for eta in rates]
     discrete, continuous = (np.stack(part, axis=1) for part in zip(*[pair for pair, _ in found], strict=True))
     # Runs that were lost are no sample of the rest.
@@ -213,12 +218,28 @@ class _Study(eqx.Module):
     loss: Callable | None
     method: sde.AbstractMethod
     substeps: int
+    need: Need | None = None
+    sign: float = 1.0
 
     def model_at(self, eta: float) -> AbstractModel:
         return _at("model", self.model, eta, AbstractModel, "sg.SGD(loss, noise, 0.1)")
 
     def optimizer_at(self, eta: float) -> AbstractOptimizer:
         return _at("optimizer", self.optimizer, eta, AbstractOptimizer, "sg.optimizers.SGD(0.1)")
+
+    def with_coupling(self, eta: float) -> "_Study":
+        """Knowing how the optimiser can be told of the motions that drive the model, if it can; tried out at η."""
+        optimizer, model = self.optimizer_at(eta), self.model_at(eta)
+        if optimizer.batch_size is not None or optimizer.needs == "labels":
+            return self
+        need = self.method.needs(model, model.initial(jnp.asarray(self.x0))[None])
+        study = dataclasses.replace(self, need=need)
+        pair, steps = study.pair(optimizer, model), self.steps(optimizer, eta)
+        if pair is None:
+            return study
+        return dataclasses.replace(
+            study, sign=best_sign(*coupled(pair, self.x0, steps, self.substeps, self.key, self.runs))
+        )
 
     def steps(self, optimizer: AbstractOptimizer, eta: float) -> int:
         count = self.t1 / float(optimizer.clock)
@@ -232,24 +253,18 @@ class _Study(eqx.Module):
     def samples(self, optimizer: AbstractOptimizer, eta: float, substeps: int | None = None):
         """φ of every run of both, a pair of shape (functionals, runs), and whether they were coupled."""
         model, substeps = self.model_at(eta), substeps or self.substeps
-        loss = getattr(model, "loss", None) if self.loss is None else self.loss
-        if loss is None:
-            raise ValueError(f"`loss` must be given: {type(model).__name__} has none.")
-        free = optimizer.batch_size is None and optimizer.needs != "labels"
-        noise = getattr(model, "gradient_noise", None) if free else None
-        pair = None if noise is None else Pair(optimizer, loss, noise, model, self.method)
-        steps, together = self.steps(optimizer, eta), pair is not None and pair.can_couple(jnp.asarray(self.x0))
-        if together:
+        steps, pair = self.steps(optimizer, eta), self.pair(optimizer, model)
+        if pair is not None:
             ends = coupled(pair, self.x0, steps, substeps, self.key, self.runs)
         else:
-            ends = self._apart(optimizer, loss, noise, model, steps, substeps)
+            ends = self._apart(optimizer, model, steps, substeps)
         discrete, continuous = (_values(self.functionals, x) for x in ends)
         if not np.all(np.isfinite(continuous)):
             raise FloatingPointError(
                 f"Paths of {type(model).__name__} or values of `functional` became non-finite at the learning rate "
                 f"{eta:g}: use more `substeps`, or smaller learning rates."
             )
-        return (np.where(np.isfinite(discrete), discrete, np.nan), continuous), together
+        return (np.where(np.isfinite(discrete), discrete, np.nan), continuous), pair is not None
 
     def checked_levels(self, svag: Sequence[int], eta: float) -> tuple[int, ...]:
         optimizer, levels = self.optimizer_at(eta), tuple(int(level) for level in svag)
@@ -269,15 +284,33 @@ class _Study(eqx.Module):
         values = np.stack(errors, axis=1)
         return Ladder(levels, eta, values.mean(axis=2), _sem(values))
 
-    def _apart(self, optimizer, loss, noise, model, steps: int, substeps: int):
+    def pair(self, optimizer: AbstractOptimizer, model: AbstractModel) -> Pair | None:
+        """Both on one Brownian motion, or None if that can't be."""
+        noise = self._noise(model)
+        if noise is None or self.need is None:
+            return None
+        pair = Pair(optimizer, self._loss(model), noise, model, self.method, jnp.asarray(self.sign), self.need)
+        return pair if pair.can_couple(jnp.asarray(self.x0)) else None
+
+    def _noise(self, model: AbstractModel) -> Any:
+        # Minibatches and noise on labels are noise enough.
+        return None if self.need is None else getattr(model, "gradient_noise", None)
+
+    def _loss(self, model: AbstractModel) -> Callable:
+        loss = getattr(model, "loss", None) if self.loss is None else self.loss
+        if loss is None:
+            raise ValueError(f"`loss` must be given: {type(model).__name__} has none.")
+        return loss
+
+    def _apart(self, optimizer, model, steps: int, substeps: int):
         runs = run(
             optimizer,
-            loss,
+            self._loss(model),
             self.x0,
             steps=steps,
             key=self.key,
             runs=self.runs,
-            noise=noise,
+            noise=self._noise(model),
             throw=False,
             progress=False,
         )
@@ -288,7 +321,7 @@ class _Study(eqx.Module):
         return runs.final, np.asarray(model.position(jnp.asarray(paths.final)))
 
 
-def _at(name: str, thing: Any, eta: float, kind: type, example: str):
+def _at(name: str, thing: Any, eta: float, kind: type[_Kind], example: str) -> _Kind:
     """`thing` with the learning rate η."""
     if isinstance(thing, kind):
         rate = thing.learning_rate  # pyright: ignore[reportAttributeAccessIssue]
@@ -304,13 +337,18 @@ def _at(name: str, thing: Any, eta: float, kind: type, example: str):
 def _values(functionals: dict[str, Callable], x: np.ndarray) -> Float[np.ndarray, "functionals n"]:
     points, found = jnp.asarray(x), []
     for name, phi in functionals.items():
-        values = np.asarray(jax.jit(jax.vmap(phi))(points), np.float64)
+        values = np.asarray(_mapped(phi, points), np.float64)
         if values.ndim != 1:
             raise ValueError(
                 f"`functional` {name!r} must return one number for one point, got shape {values.shape[1:]}."
             )
         found.append(values)
     return np.stack(found)
+
+
+@eqx.filter_jit
+def _mapped(phi, points):
+    return jax.vmap(phi)(points)
 
 
 def _sem(values: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
