@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         narrow_valley as narrow_valley,
         shuffling as shuffling,
         two_minima as two_minima,
+        weak_order as weak_order,
     )
 
 # In the order in which a reader would go through them.
@@ -29,6 +30,7 @@ names = (
     "contraction",
     "escape",
     "shuffling",
+    "weak_order",
 )
 
 __all__ = ["claims", *names]
