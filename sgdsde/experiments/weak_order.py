@@ -64,23 +64,25 @@ class Result(eqx.Module):
         for power, study in self.studies.items():
             for name, order, (low, high) in zip(study.names, study.orders, study.intervals, strict=True):
                 text = f"{study.process}: order of the error of E {name}"
-                found.append(Claim(text, order, power, bend + 0.5 * (high - low)))
-        measured, sem, exact = self.ladder
+                found.append(Claim(text, float(order), power, float(bend + 0.5 * (high - low))))
+        measured, sem, exact = self.ladder.tolist()
         for level, m, s, e in zip(self.config.levels, measured, sem, exact, strict=True):
             found.append(Claim(f"SVAG, l = {level}: E x²", m, e, 4 * s))
         halving = (exact[-1] - self.limit) / (exact[-2] - self.limit)
         ratio = self.config.levels[-2] / self.config.levels[-1]
         found.append(Claim("SVAG: its distance from the SDE falls like 1/l", halving, ratio, 0.1))
-        for name, (value, error, known) in zip(("SGD", "its SDE"), self.edge, strict=True):
+        for name, (value, error, known) in zip(("SGD", "its SDE"), self.edge.tolist(), strict=True):
             found.append(Claim(f"ηh = {_edge}: E x² of {name}", value, known, 4 * error))
-        found.append(Claim(f"ηh = {_edge}: SGD has left its start behind", self.edge[0, 2], 100 * _start**2, 0.0, ">"))
-        found.append(Claim(f"ηh = {_edge}: its SDE has not", self.edge[1, 2], 2 * _start**2, 0.0, "<"))
+        found.append(
+            Claim(f"ηh = {_edge}: SGD has left its start behind", float(self.edge[0, 2]), 100 * _start**2, 0.0, ">")
+        )
+        found.append(Claim(f"ηh = {_edge}: its SDE has not", float(self.edge[1, 2]), 2 * _start**2, 0.0, "<"))
         discrete, continuous = theory.lyapunov_exponents(_curvatures, _rate)
         found.append(Claim("two minima: log|x - 1| of SGD grows", discrete, 0.0, 0.0, ">"))
         found.append(Claim("two minima: that of its SDE falls", continuous, 0.0, 0.0, "<"))
-        found.append(Claim("two minima: runs of SGD that left", self.left[0], 1.0, 0.0))
+        found.append(Claim("two minima: runs of SGD that left", float(self.left[0]), 1.0, 0.0))
         # One path in 10⁷ would: `theory.escape_probability` of the distances of the basin's edge and the start.
-        found.append(Claim("two minima: paths of its SDE that left", self.left[1], 0.0, 0.0))
+        found.append(Claim("two minima: paths of its SDE that left", float(self.left[1]), 0.0, 0.0))
         return found
 
     def plot(self, axes=None) -> np.ndarray:
@@ -136,6 +138,14 @@ def _quartic(x):
     return 0.5 + 0.5 * jnp.sum(x**2) + jnp.sum(x**4) / 8
 
 
+def _bowl(x, curvature=1.0):
+    return 0.5 * curvature * jnp.sum(x**2)
+
+
+def _wells(x, c):
+    return jnp.minimum(jnp.sum(x**2), c * jnp.sum((x - 1) ** 2))
+
+
 def _first(x):
     return x[0]
 
@@ -151,7 +161,7 @@ def _study(model, config: Config, key) -> Validity:
 
 
 def _ladder(level: int, config: Config, key) -> tuple[float, float]:
-    loss = FiniteSum(lambda x, h: 0.5 * h * jnp.sum(x**2), _ladder_curvatures)
+    loss = FiniteSum(_bowl, _ladder_curvatures)
     method = optimizers.SVAG(_ladder_rate, 1, amplification=level)
     steps = _ladder_steps * level
     x = optimizers.run(method, loss, np.ones(1), steps=steps, runs=config.ladder_runs, key=key).final[:, 0]
@@ -166,10 +176,9 @@ def _mean_square(x) -> tuple[float, float]:
 def _beyond_the_edge(config: Config, key) -> Float[np.ndarray, "2 3"]:
     # f = x²/2, so h = 1; Var g = 1 is σ = 1/2.
     eta, start, noise, runs = _edge, np.full(1, _start), Constant(0.5), config.breakdown_runs
-    loss = lambda x: 0.5 * jnp.sum(x**2)  # noqa: E731
-    x = optimizers.run(optimizers.SGD(eta), loss, start, steps=_edge_steps, runs=runs, key=key, noise=noise).final
+    x = optimizers.run(optimizers.SGD(eta), _bowl, start, steps=_edge_steps, runs=runs, key=key, noise=noise).final
     t = eta * _edge_steps
-    paths = sde.simulate(SGD(loss, noise, eta), sde.ExponentialEuler(), start, t, eta / _substeps, key, runs)
+    paths = sde.simulate(SGD(_bowl, noise, eta), sde.ExponentialEuler(), start, t, eta / _substeps, key, runs)
     factor = (1 - eta) ** (2 * _edge_steps)
     exact = (
         factor * _start**2 + eta / (2 - eta) * (1 - factor),
@@ -179,8 +188,7 @@ def _beyond_the_edge(config: Config, key) -> Float[np.ndarray, "2 3"]:
 
 
 def _escapes(config: Config, key) -> Float[np.ndarray, " 2"]:
-    h = 0.5 * _curvatures
-    loss = FiniteSum(lambda x, c: jnp.minimum(jnp.sum(x**2), c * jnp.sum((x - 1) ** 2)), h)
+    loss = FiniteSum(_wells, 0.5 * _curvatures)
     start, runs = np.full(1, 1 + _close), config.breakdown_runs
     x = optimizers.run(optimizers.SGD(_rate, 1), loss, start, steps=_escape_steps, runs=runs, key=key).final
     model, dt = SGD(loss, Minibatch(loss, 1), _rate), _rate / _substeps

@@ -188,7 +188,8 @@ def weak_order(result: "WeakOrder", axes: Any = None) -> np.ndarray:
         ladder.plot(levels, exact, label="exact", **_dots)
         ladder.axhline(result.limit, color=purple, ls="--", label="SDE")
         ladder.set(xscale="log", xlabel="amplification $l$", ylabel=r"$E x^2$", title="SVAG")
-        ladder.set_xticks(levels, [f"{level:g}" for level in levels], minor=False)
+        ladder.set_xticks(levels, [f"{level:g}" for level in levels])
+        ladder.minorticks_off()
         _growth(rates, np.array([0.2, 3.8]), 0.7)
         for ax in panels:
             ax.legend()
