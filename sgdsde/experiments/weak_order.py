@@ -38,7 +38,7 @@ class Config:
     @staticmethod
     def fast() -> "Config":
         """Fewer runs and rates."""
-        return Config((0.1, 0.05, 0.025), 16_384, (1, 2, 4), 100_000, 1000)
+        return Config((0.1, 0.05), 16_384, (1, 2), 50_000, 256)
 
 
 class Result(eqx.Module):
