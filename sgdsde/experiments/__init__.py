@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         shuffling as shuffling,
         square_root_rule as square_root_rule,
         two_minima as two_minima,
+        weak_order as weak_order,
     )
 
 # In the order in which a reader would go through them.
@@ -31,6 +32,7 @@ names = (
     "escape",
     "shuffling",
     "square_root_rule",
+    "weak_order",
 )
 
 __all__ = ["claims", *names]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..experiments.shuffling import Result as Shuffling
     from ..experiments.square_root_rule import Result as SquareRootRule
     from ..experiments.two_minima import Result as TwoMinima
+    from ..experiments.weak_order import Result as WeakOrder
 
 _dots: Any = {"color": "black", "linestyle": (0, (1, 1.5)), "zorder": 5}
 
@@ -192,3 +193,53 @@ def square_root_rule(result: "SquareRootRule", axes: Any = None) -> np.ndarray:
             ax.legend(loc="upper right")
             bare(ax)
     return panels
+
+
+def weak_order(result: "WeakOrder", axes: Any = None) -> np.ndarray:
+    """Errors of both models against η, SVAG on its way to the SDE, and growth rates of E x² at two curvatures."""
+    with on_axes(axes, 3) as panels:
+        errors, ladder, rates = panels
+        markers = iter(series)
+        for power, study in result.studies.items():
+            for k, name in enumerate(study.names):
+                colour, marker = next(markers)
+                label = f"order {power}, E {name}: {study.orders[k]:.2f}"
+                size = np.abs(study.errors[k])
+                errors.errorbar(
+                    study.learning_rates, size, 1.96 * study.sem[k], color=colour, marker=marker, label=label
+                )
+            slope(errors, study.learning_rates, 0.6 * np.abs(study.errors[:, -1]).min(), power)
+        errors.set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$", ylabel="weak error")
+        errors.set_title("SGD against its models")
+        measured, sem, exact = result.ladder
+        levels = np.array(result.config.levels)
+        ladder.errorbar(levels, measured, 1.96 * sem, color=blue, marker="o", ls="", label="runs, 95 %")
+        ladder.plot(levels, exact, label="exact", **_dots)
+        ladder.axhline(result.limit, color=purple, ls="--", label="SDE")
+        ladder.set(xscale="log", xlabel="amplification $l$", ylabel=r"$E x^2$", title="SVAG")
+        ladder.set_xticks(levels, [f"{level:g}" for level in levels])
+        ladder.minorticks_off()
+        _growth(rates, np.array([0.2, 3.8]), 0.7)
+        for ax in panels:
+            ax.legend()
+            bare(ax)
+    return panels
+
+
+def _growth(ax: Any, curvatures: np.ndarray, marked: float) -> None:
+    from ..theory import linear_stability
+
+    eta = np.linspace(0.02, 1.3, 200)
+    for k, (name, colour) in enumerate((("SGD", vermilion), ("SDE", green))):
+        ax.plot(
+            eta,
+            [linear_stability.lyapunov_exponents(curvatures, e)[k] for e in eta],
+            color=colour,
+            label=rf"$\log|x|$, {name}",
+        )
+        squares = [linear_stability.mean_square_rates(curvatures, e)[k] for e in eta]
+        ax.plot(eta, squares, color=colour, ls="--", label=rf"$E x^2$, {name}")
+    ax.axhline(0, color=grey, lw=0.6)
+    ax.axvline(marked, color=grey, lw=0.6)
+    title = f"curvatures {curvatures[0]:g} and {curvatures[1]:g}"
+    ax.set(xlabel=r"learning rate $\eta$", ylabel="growth rate", ylim=(-5, 3), title=title)
