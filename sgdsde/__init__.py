@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RMSProp as RMSProp,
         SignSGD as SignSGD,
     )
+    from .weak_error import Validity as Validity, validity as validity
 
 
 _homes = {
@@ -54,6 +55,7 @@ _homes = {
     "RMSProp": "models",
     "RandomReshuffling": "models",
     "SignSGD": "models",
+    "Validity": "weak_error",
     "compare": "distances",
     "compare_invariant": "invariant",
     "experiments": None,
@@ -62,6 +64,7 @@ _homes = {
     "optimizers": None,
     "plots": None,
     "theory": None,
+    "validity": "weak_error",
 }
 
 __all__ = sorted(_homes)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
         flat_minima as flat_minima,
         narrow_valley as narrow_valley,
         shuffling as shuffling,
+        square_root_rule as square_root_rule,
         two_minima as two_minima,
+        weak_order as weak_order,
     )
 
 # In the order in which a reader would go through them.
@@ -29,6 +31,8 @@ names = (
     "contraction",
     "escape",
     "shuffling",
+    "square_root_rule",
+    "weak_order",
 )
 
 __all__ = ["claims", *names]

@@ -29,11 +29,11 @@ class Claim(eqx.Module):
         """Whether the statement is true of the numbers; never of one that is not finite."""
         if not math.isfinite(self.value):
             return False
-        beyond = self.value - self.expected
+        beyond = float(self.value - self.expected)
         return {
-            "=": abs(beyond) <= self.tolerance,
-            "<": beyond < self.tolerance,
-            ">": beyond > -self.tolerance,
+            "=": abs(beyond) <= float(self.tolerance),
+            "<": beyond < float(self.tolerance),
+            ">": beyond > -float(self.tolerance),
         }[self.relation]
 
     def __str__(self) -> str:

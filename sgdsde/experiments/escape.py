@@ -34,7 +34,7 @@ class Config:
     @staticmethod
     def fast() -> "Config":
         """Fewer temperatures, and fewer particles in longer steps."""
-        return Config(temperatures=(0.5, 0.25, 0.125, 0.0625), paths=2000, dt=0.02)
+        return Config(temperatures=(0.5, 0.25, 0.125, 0.0625), paths=1000, dt=0.02)
 
 
 class Result(eqx.Module):

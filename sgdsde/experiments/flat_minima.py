@@ -25,13 +25,14 @@ from .claims import Claim, table
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """κ = ησ and f₀, cells an axis, particles; η, s and runs of label noise, and the time it is given."""
+    """κ = ησ and f₀; cells an axis; particles, their time and step; η, s, time and runs of label noise."""
 
     temperature: float = 0.5
     hessian_temperature: float = 0.1
     floor: float = 0.1
     cells: int = 160
     paths: int = 20_000
+    time: float = 90.0
     dt: float = 0.01
     label_rate: float = 0.02
     label_std: float = 1.0
@@ -41,7 +42,7 @@ class Config:
     @staticmethod
     def fast() -> "Config":
         """Fewer cells, particles and runs."""
-        return Config(cells=96, paths=4000, dt=0.02, runs=400)
+        return Config(cells=64, paths=1500, time=45.0, dt=0.02, label_time=100.0, runs=100)
 
 
 class Result(eqx.Module):
@@ -98,8 +99,11 @@ _amplitude = 0.5
 # The flow of -∇ tr H is the limit η → 0: corrections of relative size η h, with h about 1 and a constant of a few.
 _finite_rate = 5.0
 
-# The law is sampled after this time, at this distance.
-_burn_in, _span, _spacing = 30.0, 60.0, 0.5
+# Points along each axis of a cell over which its mass is spread for the law of the angle.
+_points = 8
+
+# The law is sampled after a third of the time, at this distance.
+_spacing = 0.5
 
 
 def run(config: Config | None = None, key=0) -> Result:
@@ -159,11 +163,11 @@ def _left(t, x):
 
 
 def _sampled(model: SGD, config: Config, key) -> tuple[float, float]:
-    values = []
+    values, burn_in = [], config.time / 3
     for dt in (2 * config.dt, config.dt):
         out = sde.simulate(
-            model, sde.EulerMaruyama(), jnp.array([0.0, 1.0]), t1=_burn_in + _span, dt=dt, key=key, paths=config.paths,
-            observe={"left": sde.Moments(_left)}, burn_in=_burn_in, every=round(_spacing / dt),
+            model, sde.EulerMaruyama(), jnp.array([0.0, 1.0]), t1=config.time, dt=dt, key=key, paths=config.paths,
+            observe={"left": sde.Moments(_left)}, burn_in=burn_in, every=round(_spacing / dt),
         )  # fmt: skip
         values.append((float(out["left"].mean), float(out["left"].sem)))
     (coarse, more), (fine, sem) = values
@@ -171,10 +175,13 @@ def _sampled(model: SGD, config: Config, key) -> tuple[float, float]:
 
 
 def _angles(law: Density) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The density of the angle, in 48 sectors."""
-    x, y = np.meshgrid(*law.grid.centres, indexing="ij")
+    """The density of the angle, in 48 sectors; the mass of a cell is spread over points within it."""
+    within = (np.arange(_points) + 0.5) / _points
+    inner = [(e[:-1, None] + np.diff(e)[:, None] * within).ravel() for e in law.grid.edges]
+    x, y = np.meshgrid(*inner, indexing="ij")
+    mass = np.repeat(np.repeat(law.mass, _points, axis=0), _points, axis=1) / _points**2
     edges = np.linspace(0, np.pi, 25)
-    mass = np.histogram(np.arccos(x / np.hypot(x, y)), edges, weights=law.mass)[0]
+    mass = np.histogram(np.arccos(x / np.hypot(x, y)), edges, weights=mass)[0]
     return 0.5 * (edges[1:] + edges[:-1]), mass / np.diff(edges) / 2
 
 

@@ -36,7 +36,7 @@ class Config:
     @staticmethod
     def fast() -> "Config":
         """More noise, so that wells are left sooner; fewer particles in longer steps."""
-        return Config(quiet=0.15, noisy=0.3, paths=1500, dt=0.02)
+        return Config(quiet=0.2, noisy=0.4, paths=1000, dt=0.02)
 
 
 class Result(eqx.Module):

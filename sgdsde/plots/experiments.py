@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ..experiments.flat_minima import Result as FlatMinima
     from ..experiments.narrow_valley import Result as NarrowValley
     from ..experiments.shuffling import Result as Shuffling
+    from ..experiments.square_root_rule import Result as SquareRootRule
     from ..experiments.two_minima import Result as TwoMinima
+    from ..experiments.weak_order import Result as WeakOrder
 
 _dots: Any = {"color": "black", "linestyle": (0, (1, 1.5)), "zorder": 5}
 
@@ -117,7 +119,8 @@ def narrow_valley(result: "NarrowValley", axes: Any = None) -> np.ndarray:
         grid = np.meshgrid(np.linspace(-6, 10.5, 100), np.linspace(-1.6, 1.6, 100))
         h = result.config.curvatures
         plane.contour(*grid, h[0] * grid[0] ** 2 + h[1] * grid[1] ** 2, 8, colors=grey, linewidths=0.4)
-        plane.set(xlabel="$x$", ylabel="$y$", title="the first 60 steps")
+        # Room above the paths for the names.
+        plane.set(xlabel="$x$", ylabel="$y$", title="the first 60 steps", ylim=(-4.2, 7))
         distance.set(yscale="log", xlabel="step", ylabel="distance", title="without noise", ylim=(1e-12, 1e6))
         for ax in panels:
             ax.legend(loc="upper right")
@@ -157,9 +160,86 @@ def shuffling(result: "Shuffling", axes: Any = None) -> np.ndarray:
         for ax, sampling, errors in zip(panels, ("reshuffled", "independent"), result.errors, strict=True):
             for (colour, marker), error, name in zip(series, errors, ("with the variance", "without"), strict=False):
                 ax.plot(eta, error, color=colour, marker=marker, label=f"flow {name}")
-            slope(ax, eta[::-1], 0.5 * errors.min(), 3.0)
+            slope(ax, eta[::-1], 0.5 * errors.min(), 3.0, above=False)
             slope(ax, eta[::-1], 1.6 * errors[:, -1].max(), 2.0)
             ax.set(xscale="log", yscale="log", xlabel=r"$\eta$", ylabel="distance of the mean", title=sampling)
+            # Labels of a logarithmic axis over less than a decade run into each other.
+            ax.set_xticks(eta, [f"{rate:g}" for rate in eta])
+            ax.set_xticks([], minor=True)
+            ax.set_ylim(0.2 * errors.min(), 30 * errors.max())
+            ax.legend(loc="upper left")
+            bare(ax)
+    return panels
+
+
+def square_root_rule(result: "SquareRootRule", axes: Any = None) -> np.ndarray:
+    """E f against t, that is against examples, for each method: batches of every size under its rule and the other."""
+    from ..experiments.square_root_rule import methods, rules
+
+    with on_axes(axes, len(methods)) as panels:
+        for m, (ax, method) in enumerate(zip(panels, methods, strict=True)):
+            own = rules.index("linear" if method == "SGD" else "square-root")
+            for b, (k, (colour, marker)) in enumerate(zip(result.config.batches, series, strict=False)):
+                # Curves that should coincide: markers at times of their own.
+                shown = slice(b, None, len(result.config.batches))
+                label = f"$k = {k}$, {rules[own]}"
+                ax.plot(result.times[shown], result.losses[m, own, b, shown], marker, color=colour, label=label)
+                if k > 1:
+                    label = f"$k = {k}$, {rules[1 - own]}"
+                    ax.plot(result.times, result.losses[m, 1 - own, b], color=colour, ls="--", label=label)
+            ax.plot(result.times, result.limit_losses[m], label="SDE", **_dots)
+            ax.set(yscale="log", ylim=(0.08, 12), ylabel="$E f$", title=method)
+            ax.set_xlabel(r"$t$ (examples, times $\eta^2$ of $k = 1$)")
+            ax.legend(loc="upper right")
+            bare(ax)
+    return panels
+
+
+def weak_order(result: "WeakOrder", axes: Any = None) -> np.ndarray:
+    """Errors of both models against η, SVAG on its way to the SDE, and growth rates of E x² at two curvatures."""
+    with on_axes(axes, 3) as panels:
+        errors, ladder, rates = panels
+        markers = iter(series)
+        for power, study in result.studies.items():
+            for k, name in enumerate(study.names):
+                colour, marker = next(markers)
+                label = f"order {power}, E {name}: {study.orders[k]:.2f}"
+                size = np.abs(study.errors[k])
+                errors.errorbar(
+                    study.learning_rates, size, 1.96 * study.sem[k], color=colour, marker=marker, label=label
+                )
+            slope(errors, study.learning_rates, 0.6 * np.abs(study.errors[:, -1]).min(), power)
+        errors.set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$", ylabel="weak error")
+        errors.set_title("SGD against its models")
+        measured, sem, exact = result.ladder
+        levels = np.array(result.config.levels)
+        ladder.errorbar(levels, measured, 1.96 * sem, color=blue, marker="o", ls="", label="runs, 95 %")
+        ladder.plot(levels, exact, label="exact", **_dots)
+        ladder.axhline(result.limit, color=purple, ls="--", label="SDE")
+        ladder.set(xscale="log", xlabel="amplification $l$", ylabel=r"$E x^2$", title="SVAG")
+        ladder.set_xticks(levels, [f"{level:g}" for level in levels])
+        ladder.minorticks_off()
+        _growth(rates, np.array([0.2, 3.8]), 0.7)
+        for ax in panels:
             ax.legend()
             bare(ax)
     return panels
+
+
+def _growth(ax: Any, curvatures: np.ndarray, marked: float) -> None:
+    from ..theory import linear_stability
+
+    eta = np.linspace(0.02, 1.3, 200)
+    for k, (name, colour) in enumerate((("SGD", vermilion), ("SDE", green))):
+        ax.plot(
+            eta,
+            [linear_stability.lyapunov_exponents(curvatures, e)[k] for e in eta],
+            color=colour,
+            label=rf"$\log|x|$, {name}",
+        )
+        squares = [linear_stability.mean_square_rates(curvatures, e)[k] for e in eta]
+        ax.plot(eta, squares, color=colour, ls="--", label=rf"$E x^2$, {name}")
+    ax.axhline(0, color=grey, lw=0.6)
+    ax.axvline(marked, color=grey, lw=0.6)
+    title = f"curvatures {curvatures[0]:g} and {curvatures[1]:g}"
+    ax.set(xlabel=r"learning rate $\eta$", ylabel="growth rate", ylim=(-5, 3), title=title)

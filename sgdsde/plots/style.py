@@ -50,10 +50,15 @@ def bare(ax: "Axes") -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def slope(ax: "Axes", x: Any, y0: float, power: float, label: str | None = None) -> None:
-    """A dashed guide y = y0 (x / x[0])^power over the ends of `x`, named at its far end; for log-log axes."""
+def slope(ax: "Axes", x: Any, y0: float, power: float, label: str | None = None, above: bool = True) -> None:
+    """A dashed guide y = y0 (x / x[0])^power over the ends of `x`, named at its far end, above it or below it.
+
+    For log-log axes.
+    """
     ends = np.array([np.min(x), np.max(x)], dtype=float)
     y = y0 * (ends / ends[0]) ** power
     ax.plot(ends, y, color=grey, linestyle="--", linewidth=0.8, zorder=1)
     name = f"slope {power:g}" if label is None else label
-    ax.annotate(name, (ends[1], y[1]), color=grey, fontsize=7, ha="right", va="bottom")
+    # Below, clear of the line, which rises to its end.
+    shift, align = ((0, 0), "bottom") if above else ((0, -14), "top")
+    ax.annotate(name, (ends[1], y[1]), shift, textcoords="offset points", color=grey, fontsize=7, ha="right", va=align)

@@ -40,6 +40,23 @@ def rmsprop_variance(t, curvature, noise, scale, decay, u0, epsilon=0.0) -> floa
     return float(_rmsprop(t, curvature, noise, scale, decay, u0, epsilon)[1])
 
 
+def adam_mean(x0, t, curvature, noise, scale, decay, epsilon=0.0) -> float:
+    """E w_t of the Adam SDE from w = x₀, m = u = 0; `decay` is c₁, `scale` σ₀ = ση, `epsilon` ε₀ = εη.
+
+    With u = 0 at the start u_t = γ₂c, so that dw = -m/(γ₁P) dt with P = σ₀√c + ε₀: c₂ drops out.
+    """
+    return float(x0 * _adam(t, curvature, noise, scale, decay, epsilon)[0])
+
+
+def adam_variance(t, curvature, noise, scale, decay, epsilon=0.0) -> float:
+    """Var w_t of the Adam SDE from a point with m = u = 0. Arguments as `adam_mean`.
+
+    V' = -2C/(γ₁P), C' = c₁(hV - C) - M/(γ₁P), M' = 2c₁(hC - M) + σ₀²c₁²c, with C = Cov(w, m) and M = Var m. It grows
+    as 2σ₀²ct/P² at first, twice as fast as for RMSProp: the average weighs early gradients again and again.
+    """
+    return float(_adam(t, curvature, noise, scale, decay, epsilon)[1])
+
+
 def stationary_variance(curvature, noise, scale, epsilon=0.0) -> float:
     """σ₀²c/(2hP), P = σ₀√c + ε₀, of both RMSProp and Adam, for any c₁ and c₂; σ₀√c/(2h) at ε = 0.
 
@@ -83,3 +100,26 @@ def _rmsprop(t, curvature, noise, scale, decay, u0, epsilon) -> Float[np.ndarray
         return [-h / P, -2 * h / P * state[1] + sigma**2 * c / P**2]
 
     return solve_ivp(rates, (0.0, float(t)), [0.0, 0.0], method="DOP853", rtol=1e-12, atol=1e-15).y[:, -1]
+
+
+# The start of the integration over the shortest time of the equations, which are singular at 0 as γ₁ is.
+_first = 1e-8
+
+
+def _adam(t, curvature, noise, scale, decay, epsilon) -> Float[np.ndarray, "2"]:
+    """(E w_t/x₀, Var w_t)."""
+    h, c, sigma = positive("curvature", curvature), positive("noise", noise), positive("scale", scale)
+    c1, P = positive("decay", decay), sigma * np.sqrt(c) + not_negative("epsilon", epsilon)
+    kick = sigma**2 * c
+    t0 = min(_first * min(1 / c1, P / h), not_negative("t", t))
+
+    def rates(s, state):
+        w, m, V, C, M = state
+        q = 1 / (-np.expm1(-c1 * s) * P)
+        return [-q * m, c1 * (h * w - m), -2 * q * C, c1 * (h * V - C) - q * M, 2 * c1 * (h * C - M) + kick * c1**2]
+
+    # To first order in t.
+    start = np.array([1 - h * t0 / P, c1 * h * t0, 2 * kick * t0 / P**2, -kick * c1 * t0 / P, kick * c1**2 * t0])
+    if t0 == t:
+        return start[[0, 2]]
+    return solve_ivp(rates, (t0, float(t)), start, method="DOP853", rtol=1e-11, atol=1e-15).y[[0, 2], -1]

@@ -362,28 +362,54 @@ def _study(
 
     Only weak errors against an approximate reference are its error plus theirs, and are fitted so.
     """
-    dts, finest = ladder.dts, ladder.finest if approximate and kind == "weak" else 0.0
-    rounding = _roundings * np.finfo(samples.dtype).eps * max(1.0, float(np.max(np.abs(samples))))
+    finest = ladder.finest if approximate and kind == "weak" else 0.0
     if not np.all(np.isfinite(samples)):
         raise FloatingPointError(f"Paths of {method} or of the reference became non-finite: use smaller `dts`.")
+    fit = power_law(ladder.dts, samples, finest)
+    reference_dt = ladder.finest if approximate else 0.0
+    errors, paths = np.abs(fit.means), samples.shape[1]
+    return OrderStudy(
+        ladder.dts, errors, fit.sem, fit.order, fit.interval, kind, method, reference, reference_dt, paths
+    )
+
+
+class PowerLaw(eqx.Module):
+    """Means with standard errors, and the order p of |mean| = C size^p with its 95 % interval.
+
+    The interval is infinite if some mean can't be told from 0, and the order then means nothing.
+    """
+
+    means: Float[np.ndarray, " levels"]
+    sem: Float[np.ndarray, " levels"]
+    order: float
+    interval: tuple[float, float]
+
+
+def power_law(
+    sizes: Float[np.ndarray, " levels"], samples: Float[np.ndarray, "levels n"], finest: float = 0.0
+) -> PowerLaw:
+    """The power law C (size^p - finest^p) of the means of `samples`; column i of them may be one path at all sizes.
+
+    There must be two sizes at least, and 64 columns.
+    """
+    rounding = _roundings * np.finfo(samples.dtype).eps * max(1.0, float(np.max(np.abs(samples))))
     paths = samples.shape[1]
     means = samples.mean(axis=1)
     sem = samples.std(axis=1, ddof=1) / np.sqrt(paths)
     weights = _weights(means, sem)
-    order = _fit(dts, np.abs(means), finest, weights)
+    order = _fit(sizes, np.abs(means), finest, weights)
     # Delete-one-group jackknife: the errors of all step sizes come from the same paths and are strongly correlated.
     totals = np.stack([samples[:, g::_groups].sum(axis=1) for g in range(_groups)])
-    sizes = np.array([len(range(g, paths, _groups)) for g in range(_groups)])
-    left_out = (totals.sum(axis=0) - totals) / (paths - sizes)[:, None]
-    orders = np.array([_fit(dts, np.abs(e), finest, weights) for e in left_out])
+    counts = np.array([len(range(g, paths, _groups)) for g in range(_groups)])
+    left_out = (totals.sum(axis=0) - totals) / (paths - counts)[:, None]
+    orders = np.array([_fit(sizes, np.abs(e), finest, weights) for e in left_out])
     spread = np.sqrt((_groups - 1) / _groups * np.sum((orders - orders.mean()) ** 2))
     half = float(stats.t.ppf(0.975, _groups - 1) * spread)
     interval = order - half, order + half
     if np.any(np.abs(means) < _significant * sem) or np.any(np.abs(means) < rounding):
         # The fit follows noise; the jackknife does not know that the errors might as well have the other sign.
         interval = -np.inf, np.inf
-    reference_dt = ladder.finest if approximate else 0.0
-    return OrderStudy(dts, np.abs(means), sem, order, interval, kind, method, reference, reference_dt, paths)
+    return PowerLaw(means, sem, order, interval)
 
 
 def _weights(means: np.ndarray, sem: np.ndarray) -> np.ndarray:
