@@ -151,6 +151,7 @@ def compare_invariant(
     grid = automatic_grid(model, d) if grid is None else grid
     laws, unavailable = _closed_forms(model, grid)
     generator = fokker_planck.assemble(model, grid)
+    assert isinstance(generator, fokker_planck.Generator)
     p = fokker_planck.stationary(generator)
     laws = {**laws, "Fokker-Planck": p}
     bins = Bins(p)

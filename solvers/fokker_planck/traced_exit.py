@@ -65,7 +65,7 @@ def _line_times(static: Static, drift: Float[Array, "n 1"], tensor: Float[Array,
     pieces = pieces_at(step, *_checked(drift, tensor))
     ends = np.cumsum([len(x) - 1 for x, _, _ in nodes])[:-1]
     parts = zip(*(jnp.split(a, ends) for a in vars(pieces).values()), strict=True)
-    chains = [Line(*node, Pieces(*part)) for node, part in zip(nodes, parts, strict=True)]
+    chains = [Line(x, label, cell, Pieces(*part)) for (x, label, cell), part in zip(nodes, parts, strict=True)]
     # Squares of times may overflow: variances are in units of a longest time, whatever it is.
     first = _solved(chains[0], [jnp.ones(run.stop - run.start) for run in chains[0].components()])
     unit = jax.lax.stop_gradient(jnp.max(jnp.concatenate(first)))

@@ -61,8 +61,9 @@ def _balanced(layout: Layout, up: Faces, down: Faces) -> Float[Array, "..."]:
 
 @_balanced.defjvp
 def _balanced_jvp(layout, primals, tangents):
-    mass = _balanced(layout, *primals)
-    return mass, _response(layout, *primals, mass, -rate_of_change(layout, *tangents, mass))
+    (up, down), (more_up, more_down) = primals, tangents
+    mass = _balanced(layout, up, down)
+    return mass, _response(layout, up, down, mass, -rate_of_change(layout, more_up, more_down, mass))
 
 
 def _response(layout: Layout, up: Faces, down: Faces, mass, source):

@@ -146,8 +146,8 @@ def _host_slow(layout: Layout, k: int, up, down, log_weights, reversible, weight
 
 def _polished(a: scipy.sparse.csc_matrix, rate, mode, mass):
     # From m φ* the left mode is found that belongs to φ, also if others have the same rate.
-    shifted = scipy.sparse.csc_matrix(a + rate * (1 + _shift) * scipy.sparse.identity(a.shape[0]), dtype=complex)
-    lu = scipy.sparse.linalg.splu(shifted)
+    shifted = scipy.sparse.csc_matrix(a + rate * (1 + _shift) * scipy.sparse.identity(mode.size), dtype=complex)
+    lu: Any = scipy.sparse.linalg.splu(shifted)
     for _ in range(_steps):
         mode, mass = (v / np.linalg.norm(v) for v in (lu.solve(mode, trans="T"), lu.solve(mass)))
     return mode, mass
