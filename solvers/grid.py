@@ -191,7 +191,7 @@ def interpolated(
     return total
 
 
-def evaluate(fn: Callable, points: Float[np.ndarray, "n d"]) -> Any:
+def evaluate(fn: Callable, points: Float[Numbers, "n d"]) -> Any:
     """`fn` of one point (d,) at each of the points, vectorised and compiled, in slices of bounded memory.
 
     A NumPy array, or one of JAX if `fn` closes over a tracer or this is called inside `jit`.
@@ -199,7 +199,7 @@ def evaluate(fn: Callable, points: Float[np.ndarray, "n d"]) -> Any:
     return evaluate_batched(jax.jit(jax.vmap(fn)), points)
 
 
-def evaluate_batched(batched: Callable, points: Float[np.ndarray, "n d"]) -> Any:
+def evaluate_batched(batched: Callable, points: Float[Numbers, "n d"]) -> Any:
     """A function of points (n, d), compiled already, in slices of bounded memory."""
     slices = [points[i : i + _points_per_call] for i in range(0, len(points), _points_per_call)]
     with traceable("A function of one point x"):

@@ -165,7 +165,9 @@ def _killed(layout: Layout, free: Bool[np.ndarray, "..."], stretch, cut, up, dow
         fall = jnp.concatenate([fall[-1:], fall[1:-1]]) if kind == "periodic" else fall[:-1]
         for rates, shift, side, of in ((ups, -1, 1, rise[1:]), (downs, 1, -1, fall)):
             there = sign == side
-            rate = (jnp.moveaxis(of, 0, k) * stretch[k]).ravel().at[start[there]].multiply(ratio[there])
+            # From each cell at most one edge of this axis and side is cut.
+            rate = (jnp.moveaxis(of, 0, k) * stretch[k]).ravel()
+            rate = rate.at[start[there]].multiply(ratio[there], unique_indices=True)
             rate = jnp.where(free, rate.reshape(free.shape), 0.0)
             inner = np.roll(free, shift, axis=k)
             if kind != "periodic":
