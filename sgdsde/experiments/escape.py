@@ -19,6 +19,7 @@ from ..losses import DoubleWell
 from ..models import SGD
 from ..noise import Constant, LossProportional
 from .claims import Claim, table
+from .extrapolation import extrapolated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +143,8 @@ def _inside(x):
 
 
 def _sampled(noise: str, well: DoubleWell, kappa: float, mean: float, config: Config, key) -> tuple[float, float]:
-    # First passages have a bias of first order in dt, which two steps remove.
-    coarse, fine = (_mean_exit(noise, well, kappa, mean, config, dt, key) for dt in (2 * config.dt, config.dt))
-    return 2 * fine[0] - coarse[0], float(np.hypot(2 * fine[1], coarse[1]))
+    # First passages have a bias of first order in dt.
+    return extrapolated(lambda dt: _mean_exit(noise, well, kappa, mean, config, dt, key), config.dt)
 
 
 def _mean_exit(noise, well, kappa, mean, config: Config, dt: float, key) -> tuple[float, float]:

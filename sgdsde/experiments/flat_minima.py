@@ -21,6 +21,7 @@ from ..losses import RingValley, SquaredLoss
 from ..models import SGD
 from ..noise import Constant, HessianMatched, LossProportional
 from .claims import Claim, table
+from .extrapolation import extrapolated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,15 +164,16 @@ def _left(t, x):
 
 
 def _sampled(model: SGD, config: Config, key) -> tuple[float, float]:
-    values, burn_in = [], config.time / 3
-    for dt in (2 * config.dt, config.dt):
+    burn_in = config.time / 3
+
+    def measure(dt):
         out = sde.simulate(
             model, sde.EulerMaruyama(), jnp.array([0.0, 1.0]), t1=config.time, dt=dt, key=key, paths=config.paths,
             observe={"left": sde.Moments(_left)}, burn_in=burn_in, every=round(_spacing / dt),
         )  # fmt: skip
-        values.append((float(out["left"].mean), float(out["left"].sem)))
-    (coarse, more), (fine, sem) = values
-    return 2 * fine - coarse, float(np.hypot(2 * sem, more))
+        return float(out["left"].mean), float(out["left"].sem)
+
+    return extrapolated(measure, config.dt)
 
 
 def _angles(law: Density) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:

@@ -20,6 +20,7 @@ from ..losses import DoubleWell
 from ..models import SGD
 from ..noise import Covariance
 from .claims import Claim, table
+from .extrapolation import extrapolated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,17 +135,16 @@ def _left(t, x):
 
 
 def _occupancy(model: SGD, relaxation: float, config: Config, key) -> tuple[float, float]:
-    # Both wells in equal parts at the start. Two lengths of steps remove the bias in dt.
-    values = []
-    for dt in (2 * config.dt, config.dt):
+    # Both wells in equal parts at the start.
+    def measure(dt):
         steps = round(2 * _relaxed * relaxation / dt)
         out = sde.simulate(
             model, sde.EulerMaruyama(), _starts(config.paths), t1=steps * dt, dt=dt, key=key,
             observe={"left": sde.Moments(_left)}, burn_in=round(steps / 2) * dt, every=max(1, round(0.5 / dt)),
         )  # fmt: skip
-        values.append((float(out["left"].mean), float(out["left"].sem)))
-    (coarse, more), (fine, sem) = values
-    return 2 * fine - coarse, float(np.hypot(2 * sem, more))
+        return float(out["left"].mean), float(out["left"].sem)
+
+    return extrapolated(measure, config.dt)
 
 
 def _starts(n: int) -> Float[np.ndarray, "n 1"]:
@@ -155,16 +155,15 @@ def _sampled(model: SGD, start: float, mean: float, config: Config, key) -> tupl
     def inside(x):
         return 1 + np.sign(start) * x[0]
 
-    values = []
-    for dt in (2 * config.dt, config.dt):
+    def measure(dt):
         steps = round(_patience * mean / dt)
         out = sde.simulate(
             model, sde.EulerMaruyama(), jnp.full(1, start), t1=steps * dt, dt=dt, key=key, paths=config.paths,
             observe={"exit": sde.FirstPassage(inside)},
         )  # fmt: skip
-        values.append((out["exit"].mean, out["exit"].sem))
-    (coarse, more), (fine, sem) = values
-    return 2 * fine - coarse, float(np.hypot(2 * sem, more))
+        return out["exit"].mean, out["exit"].sem
+
+    return extrapolated(measure, config.dt)
 
 
 def _discrete(model: SGD, relaxation: float, config: Config, key) -> tuple[float, float]:
