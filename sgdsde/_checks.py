@@ -26,6 +26,14 @@ def number(name: str, value, *, positive: bool = False, minimum: float | None = 
     return value
 
 
+def fraction(name: str, value) -> Float[Array, ""]:
+    """The weight of the past in a running mean; `ValueError` unless it is in [0, 1)."""
+    value = number(name, value, minimum=0)
+    if not traced(value) and not value < 1:
+        raise ValueError(f"`{name}` must be below 1, but got {name}={float(value):.6g}.")
+    return value
+
+
 def array(name: str, value) -> Float[Array, "..."]:
     """`value` as an array of the default real dtype; `TypeError` if it is not real, `ValueError` if not finite."""
     try:

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import number, scalar_valued, traced
+from .._checks import fraction, number, scalar_valued
 from .._operators import transformed
 from ..noise import AbstractGradientNoise
 from .model import AbstractModel, checked_loss, checked_noise, gradient
@@ -78,11 +78,3 @@ class Momentum(AbstractModel):
     def _gain(self) -> Float[Array, ""]:
         # How much of a gradient enters m, per time.
         return self.friction if self.form == "ema" else 1 / self.learning_rate
-
-
-def fraction(name: str, value) -> Float[Array, ""]:
-    """The weight of the past in a running mean; `ValueError` unless it is in [0, 1)."""
-    value = number(name, value, minimum=0)
-    if not traced(value) and not value < 1:
-        raise ValueError(f"`{name}` must be below 1, but got {name}={float(value):.6g}.")
-    return value

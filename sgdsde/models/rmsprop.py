@@ -5,11 +5,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import number, scalar_valued
+from .._checks import fraction, number, scalar_valued
 from .._operators import row_squares, transformed
 from ..noise import AbstractGradientNoise
 from .model import AbstractModel, checked_loss, checked_noise, gradient
-from .momentum import fraction
 
 
 class RMSProp(AbstractModel):

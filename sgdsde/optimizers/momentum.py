@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import number, traced
+from .._checks import fraction, number
 from .optimizer import AbstractOptimizer, Need, Sampling, checked_batch
 
 MomentumForm = Literal["heavy-ball", "nesterov", "ema", "delayed"]
@@ -61,11 +61,3 @@ class Momentum(AbstractOptimizer):
         if self.form == "nesterov":
             return x - eta * (g + beta * m), m
         return x - eta * (state if self.form == "delayed" else m), m
-
-
-def fraction(name: str, value) -> Float[Array, ""]:
-    """The factor of a running mean; `ValueError` unless it is in [0, 1)."""
-    value = number(name, value, minimum=0)
-    if not traced(value) and not value < 1:
-        raise ValueError(f"`{name}` must be below 1, but got {name}={float(value):.6g}.")
-    return value

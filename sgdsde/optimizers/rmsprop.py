@@ -6,8 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import number
-from .momentum import fraction
+from .._checks import fraction, number
 from .optimizer import AbstractOptimizer, Need, Sampling, checked_batch
 
 

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +15,7 @@ from solvers import sde
 from solvers.sde.engine import Schedule
 from solvers.sde.ensemble import block_size, initial_states
 from solvers.sde.interrupt import Interrupts
-from solvers.sde.observables import AbstractFollower, AbstractObservable
+from solvers.sde.observables import AbstractFollower, AbstractObservable, checked_observables, result_of
 from solvers.sde.progress import Progress
 from solvers.sde.random import key_words
 
@@ -52,9 +52,7 @@ class Ensemble(eqx.Module):
     seconds: float
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.observed:
-            raise KeyError(f"no observable {name!r} in this run; it has {sorted(self.observed)}")
-        return self.observed[name]
+        return result_of(self.observed, name)
 
     def __str__(self) -> str:
         n, d = self.final.shape
@@ -201,17 +199,8 @@ def _saves(save_at: Any, steps: int) -> list[int]:
 
 
 def _checked_observables(observe: Any, optimizer: AbstractOptimizer, x: Any) -> dict[str, AbstractObservable]:
-    if not isinstance(observe, Mapping | None):
-        raise TypeError(
-            f"`observe` must be a dictionary of observables, as in {{'x': sde.Moments()}}, got {observe!r}."
-        )
     checked = {}
-    for name, observable in dict(observe or {}).items():
-        if not isinstance(observable, AbstractObservable):
-            raise TypeError(
-                f"`observe[{name!r}]` must be an observable such as `sde.Moments()`, got {observable!r}. "
-                "For a function, write `sde.Moments(fn)`."
-            )
+    for name, observable in checked_observables(observe).items():
         if isinstance(observable, sde.FirstPassage):
             observable.check(x)
             observable = Exits(observable.inside, optimizer.clock)

@@ -131,9 +131,9 @@ def assemble(
 
     `reference` may be the logarithm of a density, up to a constant, as a JAX function of one point (d,). It improves
     the scheme without detailed balance where it is close to the stationary law: if it is that law, the law on the grid
-    is exact (`reference.py`). It is used only if the process changes it at most half as fast as a constant density, and
-    `generator.reference` says so with the numbers; it is never needed. A law that was computed with a closed form as
-    its reference can't confirm it: compare with a generator assembled without.
+    is exact (`reference.py`). It is used only if the process changes it at most a fifth as fast as a constant density,
+    and `generator.reference` says so with the numbers; it is never needed. A law that was computed with a closed form
+    as its reference can't confirm it: compare with a generator assembled without.
 
     Processes are autonomous here: drift and noise are evaluated at t = 0.
 

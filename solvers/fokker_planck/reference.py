@@ -28,7 +28,7 @@ from ..process import AbstractDiffusion
 from .coefficients import central_divergences, check_finite, diffusion_tensors
 from .half_steps import HalfSteps
 from .jump_edges import JumpEdges, jump_edges
-from .tensor_rates import Diagonals
+from .tensor_rates import Diagonals, Faces
 from .weights import bernoulli, edge_weights
 
 # Gauss-Legendre nodes on a face, along each of its axes.
@@ -43,8 +43,6 @@ _steepest = 300.0
 
 # A flow below this fraction of the others is rounding.
 _rounding = 1e-12
-
-Faces = tuple[Float[np.ndarray, "..."], ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

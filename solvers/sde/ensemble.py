@@ -8,7 +8,6 @@ bits do not depend on chunks, devices, segments or on what is observed.
 import contextlib
 import os
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Float, Inexact
 
 from ..process import AbstractDiffusion, noise_structure
 from .brownian import numbers_per_step
@@ -26,7 +25,7 @@ from .clock import Clock, make_schedule
 from .engine import Problem
 from .fingerprint import identity
 from .method import AbstractMethod, check_method
-from .observables import AbstractFollower, AbstractObservable
+from .observables import AbstractFollower, checked_observables, result_of
 from .progress import Progress
 from .random import key_words
 from .run import Run, longest_segment
@@ -70,9 +69,7 @@ class Ensemble(eqx.Module):
     seconds: float
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.observed:
-            raise KeyError(f"no observable {name!r} in this run; it has {sorted(self.observed)}")
-        return self.observed[name]
+        return result_of(self.observed, name)
 
     def __str__(self) -> str:
         n, d = self.final.shape
@@ -146,8 +143,10 @@ def simulate(
     clock = Clock(t0, t1, dt)
     saves = clock.steps_at("save_at", save_at)
     points = jnp.asarray(x0[:_most_points_probed])
-    observe = _checked_observables(observe, points)
-    following = {k for k, o in observe.items() if isinstance(o, AbstractFollower)}
+    observe = checked_observables(observe)
+    following = {k: o for k, o in observe.items() if isinstance(o, AbstractFollower)}
+    for follower in following.values():
+        follower.check(points)
     schedule = make_schedule(clock, burn_in, every, len(observe) > len(following), points.dtype)
     name = _name(method)
     process, inner, transform = unwrapped(process, method, points)
@@ -253,23 +252,6 @@ def initial_states(x0: Any, name: str, count: int | None) -> np.ndarray:
     if count is not None and count != len(x0):
         raise ValueError(f"`{name}` is {count}, but `x0` has {len(x0)} rows; leave `{name}` out when `x0` is (n, d).")
     return x0
-
-
-def _checked_observables(observe: Any, x: Float[Array, "n d"]) -> dict[str, AbstractObservable]:
-    if not isinstance(observe, Mapping | None):
-        raise TypeError(
-            f"`observe` must be a dictionary of observables, as in {{'x': sde.Moments()}}, got {observe!r}."
-        )
-    observe = dict(observe or {})
-    for name, observable in observe.items():
-        if not isinstance(observable, AbstractObservable):
-            raise TypeError(
-                f"`observe[{name!r}]` must be an observable such as `sde.Moments()`, got {observable!r}. "
-                "For a function, write `sde.Moments(fn)`."
-            )
-        if isinstance(observable, AbstractFollower):
-            observable.check(x)
-    return observe
 
 
 def _devices(mesh: Mesh | None, checkpoint: Any) -> list:

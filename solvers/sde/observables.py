@@ -6,7 +6,7 @@ order, so that chunks, devices and segments give the same bits.
 
 import abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -86,6 +86,28 @@ class AbstractFollower(AbstractObservable):
     @abc.abstractmethod
     def following(self, paths: Paths) -> "AbstractFollower":
         """This observable for the paths of a block: what `init` and `update` are called of."""
+
+
+def checked_observables(observe: Any) -> dict[str, AbstractObservable]:
+    """What a run is to observe, by name; `TypeError` for anything but a dictionary of observables, or None."""
+    if not isinstance(observe, Mapping | None):
+        raise TypeError(
+            f"`observe` must be a dictionary of observables, as in {{'x': sde.Moments()}}, got {observe!r}."
+        )
+    for name, observable in (observe or {}).items():
+        if not isinstance(observable, AbstractObservable):
+            raise TypeError(
+                f"`observe[{name!r}]` must be an observable such as `sde.Moments()`, got {observable!r}. "
+                "For a function, write `sde.Moments(fn)`."
+            )
+    return dict(observe or {})
+
+
+def result_of(results: Mapping[str, Any], name: str) -> Any:
+    """The result of the observable of that name; `KeyError` that says which there are."""
+    if name not in results:
+        raise KeyError(f"no observable {name!r} in this run; it has {sorted(results)}")
+    return results[name]
 
 
 class MomentsResult(eqx.Module):
