@@ -173,8 +173,10 @@ def one_by_one(problem: Any, program: Program, path, first, x):
 
 def _comes_after(x: Array) -> Bool[Array, ""]:
     """True, but not before x is known: what depends on it may then overwrite what x was made of, without a copy."""
-    sign = bits(jnp.real(x).ravel()[0])
-    return (sign >> (8 * sign.dtype.itemsize - 1)) < 2
+    # Four float32 numbers are joined to two of 64 bits, also where the user has not turned those on.
+    with jax.enable_x64(True):
+        sign = bits(jnp.real(x).ravel()[0])
+        return (sign >> (8 * sign.dtype.itemsize - 1)) < 2
 
 
 def _one_step(problem: Any, program: Program, step, x: Array, z: Float[Array, "numbers n"], d: int) -> Array:
