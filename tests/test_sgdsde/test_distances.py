@@ -69,14 +69,14 @@ def test_the_finer_law_is_taken_to_the_coarser_grid():
 def test_error_bars_are_the_spread_over_repetitions():
     grid, random = Grid.uniform((-4.0, 4.0, 20)), np.random.default_rng(0)
     law, other = _normal(0, grid=grid), _normal(0.2, grid=grid)
-    runs = [sg.compare(Density.from_samples(grid, random.normal(size=4000)), other) for _ in range(60)]
+    runs = [sg.compare(Density.from_samples(grid, random.normal(size=4000)), other) for _ in range(40)]
     for name in ("tv", "hellinger", "kl"):
         spread = np.std([getattr(r, name) for r in runs])
         stated = np.mean([getattr(r.sem, name) for r in runs])
         assert 0.7 < stated / spread < 1.4, name
     assert 0.7 < np.mean([r.sem.wasserstein for r in runs]) / np.std([r.wasserstein for r in runs]) < 1.4
     # Under the law itself, every distance is its floor on average.
-    null = [sg.compare(Density.from_samples(grid, random.normal(size=4000)), law) for _ in range(60)]
+    null = [sg.compare(Density.from_samples(grid, random.normal(size=4000)), law) for _ in range(40)]
     for name in ("tv", "hellinger", "kl"):
         ratio = np.mean([getattr(r, name) for r in null]) / np.mean([getattr(r.floor, name) for r in null])
         assert 0.85 < ratio < 1.15, name

@@ -10,16 +10,22 @@ import numpy as np
 import pytest
 
 import sgdsde as sg
-from sgdsde.__main__ import main
+from sgdsde.__main__ import _loss, main
 from solvers import Density, Grid, sde
 
 _student = lambda x: 0.5 * (1 + x @ x)  # noqa: E731
+_model = sg.SGD(_student, sg.noise.LossProportional(5.0), 0.1)
 
 
 @pytest.fixture(scope="module")
 def swapped():
-    noises = {"power law": sg.noise.LossProportional(5.0), "Gibbs": sg.noise.Constant(5.0)}
-    return {law: sg.compare_invariant(sg.SGD(_student, n, 0.1), paths=20_000) for law, n in noises.items()}
+    # Under constant noise Milstein is Euler-Maruyama.
+    return {
+        "power law": sg.compare_invariant(_model, paths=20_000),
+        "Gibbs": sg.compare_invariant(
+            sg.SGD(_student, sg.noise.Constant(5.0), 0.1), paths=20_000, methods=[sde.EulerMaruyama()]
+        ),
+    }
 
 
 @pytest.mark.parametrize(("law", "other"), [("power law", "Gibbs"), ("Gibbs", "power law")])
@@ -36,9 +42,8 @@ def test_laws_swap_roles_with_the_noise(swapped, law, other):
         "Fokker-Planck",
         "Euler-Maruyama, dt=0.01",
         "Euler-Maruyama, dt → 0",
-        "Milstein, dt=0.01",
-        "Milstein, dt → 0",
         "SGD, step η=0.1",
+        *(["Milstein, dt=0.01", "Milstein, dt → 0"] if law == "power law" else []),
     }
 
 
@@ -118,15 +123,6 @@ def test_slow_processes_start_from_the_fokker_planck_law():
     assert result.agrees_with("Gibbs")
 
 
-def test_a_noise_without_closed_form_is_held_against_both():
-    model = sg.SGD(sg.losses.DoubleWell(0.3), sg.noise.HessianMatched(2.0, floor=0.2), 0.1)
-    result = sg.compare_invariant(model, paths=10_000, methods=[sde.EulerMaruyama()])
-    assert not result.agrees_with("Gibbs")
-    assert not result.agrees_with("power law")
-    assert result.agrees_with("Fokker-Planck")
-    assert {r.law for r in result.rows} == {"Gibbs", "power law", "Fokker-Planck"}
-
-
 def test_a_noise_without_temperature_is_held_against_fokker_planck():
     model = sg.SGD(_student, sg.noise.Covariance(jnp.asarray([[2.0]]), batch_size=1), 0.5)
     result = sg.compare_invariant(model, paths=10_000, methods=[sde.EulerMaruyama()])
@@ -140,9 +136,6 @@ def test_a_rival_that_does_not_exist_is_said_so():
     result = sg.compare_invariant(model, paths=5000, methods=[sde.EulerMaruyama()])
     assert result.agrees_with("Gibbs")
     assert "DOES NOT EXIST: the power law" in result.verdict
-
-
-_model = sg.SGD(_student, sg.noise.LossProportional(5.0), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -174,13 +167,11 @@ def test_command_line_runs_the_users_loss(tmp_path, capsys, monkeypatch):
     arguments = ["--noise", "constant", "--sigma", "4", "--paths", "4000", "--out", str(out)]
     with jax.numpy_dtype_promotion("standard"):
         assert main(["compare", "--loss", "mine:wells", *arguments]) == 0
-        by_name = capsys.readouterr().out
-        assert main(["compare", "--loss", "0.3 + (x**2-1)**2/4", *arguments]) == 0
-    by_formula = capsys.readouterr().out
     assert out.read_bytes()[:4] == b"\x89PNG"
-    assert "ACCEPTED: Gibbs" in by_name
-    tables = [[line for line in text.splitlines() if line.startswith("Fokker")] for text in (by_name, by_formula)]
-    assert tables[0] == tables[1] != []
+    assert "ACCEPTED: Gibbs" in capsys.readouterr().out
+    (by_name, dim), (by_formula, same) = (_loss(text, None) for text in ("mine:wells", "0.3 + (x**2-1)**2/4"))
+    assert dim == same == 1
+    assert by_formula(jnp.array([0.3])) == pytest.approx(float(by_name(jnp.array([0.3]))), rel=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_a_run_in_kernels_is_the_run(gpu, kernels, monkeypatch, name):
     process, method, d, dtype = _cases[name]
     moments, x0 = sde.Moments(lambda t, x: x @ x), np.full(d, 0.7, dtype)
     observe = {"r": moments, "p": sde.Histogram(Grid.uniform(*[(-2.0, 2.0, 8)] * d))}
-    options = {**_run, "observe": observe, "every": 5, "save_at": [0.13, 0.5]}
+    options = {**_run, "t1": 0.25, "observe": observe, "every": 5, "save_at": [0.13, 0.25]}
     inside = sde.simulate(process, method, x0, **options)
     assert "in one kernel" in inside.engine
     monkeypatch.setattr(choice, "_kernels", {})

@@ -173,7 +173,7 @@ def _path_error(d, paths, t1, steps):
     return error, squares.std() / (2 * error * np.sqrt(paths)), sums, bound
 
 
-_paths = [(2, 800), (5, 400), (20, 100)]
+_paths = [(2, 400), (20, 50)]
 
 
 @pytest.mark.parametrize(("d", "paths"), _paths)
