@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..grid import Grid, evaluate
+from ..grid import Grid, evaluate, evaluate_batched
 from ..process import AbstractDiffusion
 from .coefficients import central_divergences, check_finite, diffusion_tensors
 from .half_steps import HalfSteps
@@ -94,9 +94,9 @@ def referred_rates(
     `base` are rates up, down and diagonals without it, of which those through absorbing faces are kept.
     """
     steps = HalfSteps.of(grid, tuple(kind == "periodic" for kind in boundary))
-    flows = [_face_flows(process, steps, log_density, k) for k in range(grid.ndim)]
+    log_at = _LogValues(log_density, steps)
+    flows = [_face_flows(process, steps, log_density, log_at, k) for k in range(grid.ndim)]
     edges = _edges(process, steps, boundary)
-    log_at = lambda q: _log_values(log_density, steps, q)  # noqa: E731
     verdict = _verdict(log_density, steps, flows, log_at)
     up, down, ratios, carried = [a.copy() for a in base[0]], [a.copy() for a in base[1]], [], True
     # What flows over faces without an edge.
@@ -147,22 +147,26 @@ def _inner_faces(steps: HalfSteps, k: int) -> Int[np.ndarray, "n d"]:
     return steps.faces(k, 1, steps.grid.shape[k] + int(steps.periodic[k]))
 
 
-def _log_values(log_density: Callable, steps: HalfSteps, q: Int[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-    points = steps.into_box(steps.points(q))
-    values = evaluate(log_density, points).astype(np.float64)
-    check_finite("reference", values[:, None], points)
-    return values
+class _LogValues:
+    """The log-density at half-steps, in a program for each power of two of them."""
+
+    def __init__(self, log_density: Callable, steps: HalfSteps):
+        self.steps, self.batched = steps, jax.jit(jax.vmap(log_density))
+
+    def __call__(self, q: Int[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+        points = self.steps.into_box(self.steps.points(q))
+        padding = (1 << max(len(points) - 1, 0).bit_length()) - len(points)
+        padded = np.pad(points, ((0, padding), (0, 0)), mode="edge") if len(points) else points
+        values = evaluate_batched(self.batched, padded)[: len(points)].astype(np.float64)
+        check_finite("reference", values[:, None], points)
+        return values
 
 
 def _face_flows(
-    process: AbstractDiffusion, steps: HalfSteps, log_density: Callable, k: int
+    process: AbstractDiffusion, steps: HalfSteps, log_density: Callable, log_at: _LogValues, k: int
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """The flows of b - ∇·D and of F / π(middle) up through the inner faces of axis k, in volume per time."""
     face = _inner_faces(steps, k)
-    middle, size = steps.points(face), steps.sizes(face)
-    index = face // 2
-    x, w = np.polynomial.legendre.leggauss(_nodes)
-    x, w = 0.5 * (1 + x), 0.5 * w
     others = [m for m in range(steps.grid.ndim) if m != k]
 
     def at(x):
@@ -172,23 +176,34 @@ def _face_flows(
         pull = tensor(x) @ jax.grad(log_density)(x)
         return jnp.stack([process.drift(t, x)[k], divergence[k], pull[k], log_density(x)])
 
-    centre = evaluate(log_density, middle)
-    total = np.zeros((2, len(face)))
-    for node in np.ndindex(*[_nodes] * len(others)):
-        points = middle.copy()
-        for m, i in zip(others, node, strict=True):
-            low, high = steps.grid.edges[m][index[:, m]], steps.grid.edges[m][index[:, m] + 1]
-            points[:, m] = low + x[i] * (high - low)
-        drift, divergence, pull, log_pi = evaluate(at, points).T.astype(np.float64)
-        rough = ~np.isfinite(divergence)
-        if np.any(rough):
-            divergence[rough] = central_divergences(process, points[rough], size[rough])[:, k]
-        check_finite("reference", (drift - divergence - pull + log_pi)[:, None], points)
-        share = np.prod([w[i] for i in node])
-        total[0] += share * (drift - divergence)
-        total[1] += share * (drift - divergence - pull) * np.exp(np.minimum(log_pi - centre, _steepest))
+    points, shares = _on_faces(steps, face, others)
+    each = points.reshape(-1, steps.grid.ndim)
+    drift, divergence, pull, log_pi = evaluate(at, each).T.astype(np.float64)
+    rough = ~np.isfinite(divergence)
+    if np.any(rough):
+        size = np.broadcast_to(steps.sizes(face), points.shape).reshape(each.shape)
+        divergence[rough] = central_divergences(process, each[rough], size[rough])[:, k]
+    check_finite("reference", (drift - divergence - pull + log_pi)[:, None], each)
+    rise = np.minimum(log_pi.reshape(points.shape[:2]) - log_at(face), _steepest)
+    plain = shares @ (drift - divergence).reshape(points.shape[:2])
+    referred = shares @ ((drift - divergence - pull).reshape(points.shape[:2]) * np.exp(rise))
+    index = face // 2
     area = np.prod([np.diff(steps.grid.edges[m])[index[:, m]] for m in others], axis=0) if others else 1.0
-    return total[0] * area, total[1] * area
+    return plain * area, referred * area
+
+
+def _on_faces(
+    steps: HalfSteps, face: Int[np.ndarray, "n d"], along: list[int]
+) -> tuple[Float[np.ndarray, "nodes n d"], Float[np.ndarray, " nodes"]]:
+    """The nodes of a product rule on each face, which lies along those axes, and their shares of its area."""
+    x, w = np.polynomial.legendre.leggauss(_nodes)
+    x, w = 0.5 * (1 + x), 0.5 * w
+    nodes = list(np.ndindex(*[_nodes] * len(along)))
+    points = np.repeat(steps.points(face)[None], len(nodes), axis=0)
+    for m, i in zip(along, np.transpose(nodes), strict=True):
+        low, high = steps.grid.edges[m][face[:, m] // 2], steps.grid.edges[m][face[:, m] // 2 + 1]
+        points[:, :, m] = low + x[i][:, None] * (high - low)
+    return points, np.array([np.prod([w[i] for i in node]) for node in nodes])
 
 
 def _verdict(log_density: Callable, steps: HalfSteps, flows: list, log_at: Callable) -> Reference:

@@ -363,7 +363,6 @@ def test_mean_crossing_time_of_a_bridge():
 
 
 _layouts = {
-    "em": (sde.EulerMaruyama(), True),
     "em, float32": (sde.EulerMaruyama(), False),
     "milstein": (sde.Milstein(), True),
     "time-changed": (sde.TimeChanged(sde.LeimkuhlerMatthews()), True),
