@@ -75,7 +75,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     import sgdsde as sg
 
     began = time.perf_counter()
-    _check_can_be_written(arguments.out)
+    out = _figure(arguments.out)
     loss, dim = _loss(arguments.loss, arguments.dim)
     noises = {
         "loss-proportional": lambda: sg.noise.LossProportional(arguments.sigma),
@@ -94,10 +94,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         result = sg.compare_invariant(model, dim=dim, paths=arguments.paths, key=arguments.seed)
         print(f"{result}\n", flush=True)
         results[f"{name} noise"] = result
-    sg.plots.save_comparisons(results, arguments.out)
-    print(
-        f"figure: {arguments.out}; {time.perf_counter() - began:.0f} s, jax {jax.__version__}, sgdsde {sg.__version__}"
-    )
+    sg.plots.save_comparisons(results, out)
+    print(f"figure: {out}; {time.perf_counter() - began:.0f} s, jax {jax.__version__}, sgdsde {sg.__version__}")
     return 0
 
 
@@ -132,8 +130,7 @@ def _run(arguments: argparse.Namespace) -> int:
         near = difflib.get_close_matches(arguments.name, experiments.names, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"there is no experiment {arguments.name!r}.{hint} `sgdsde list` names them all.")
-    out = arguments.out or f"sgdsde_{arguments.name}.png"
-    _check_can_be_written(out)
+    out = _figure(arguments.out or f"sgdsde_{arguments.name}.png")
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -166,10 +163,19 @@ def _loss(text: str, dim: int | None):
     return loss, 1 if dim is None else dim
 
 
-def _check_can_be_written(path: str) -> None:
+def _figure(path: str) -> str:
+    """`path` as the file of a figure, a PNG unless its name says otherwise; `OSError` if it can't be written."""
+    import os
+
+    if not os.path.splitext(path)[1]:
+        path += ".png"
     # Now, rather than after a minute of work.
+    new = not os.path.exists(path)
     with open(path, "ab"):
         pass
+    if new:
+        os.remove(path)
+    return path
 
 
 if __name__ == "__main__":

@@ -180,19 +180,10 @@ class _Gaussian(AbstractSource):
     dtype: Any = eqx.field(static=True)
 
     def begin(self, runs):
-        return jnp.zeros_like(self._group(jnp.uint32(0), runs))
+        return _no_group(self._group, runs)
 
     def draw(self, step, runs, carried):
-        count = group_size(self.dtype)
-        size = jnp.uint32(count)
-
-        def drawn(turn, _):
-            # The address depends on the turn, or the compiler would move the draw out of the loop, to every step.
-            return self._group(step // size + turn.astype(jnp.uint32), runs)
-
-        # The generator makes the numbers of several steps at once: they are drawn at the first of these.
-        carried = lax.fori_loop(0, (step % size == 0).astype(jnp.int32), drawn, carried)
-        z = lax.select_n((step % size).astype(jnp.int32), *split(carried, count))
+        carried, z = _of_group(self._group, step, runs, carried, self.dtype)
         return carried, z.reshape(self.samples, self.motions, runs.size)
 
     def numbers_per_run(self, d):
@@ -246,21 +237,27 @@ class _Minibatches(AbstractSource):
     dtype: Any = eqx.field(static=True)
 
     def begin(self, runs):
+        labels = _no_group(self._label_group, runs) if self.labels else None
         if self.sampling != "reshuffling" or self._all:
-            return ()
-        return jnp.zeros((self.samples, self.loss.count, runs.size), jnp.int32)
+            return None, labels
+        return jnp.zeros((self.samples, self.loss.count, runs.size), jnp.int32), labels
 
     def draw(self, step, runs, carried):
-        z = label_noise(self.words, runs, step, self.size, self.dtype) if self.labels else None
+        (order, labels), z = carried, None
+        if self.labels:
+            labels, z = _of_group(self._label_group, step, runs, labels, self.dtype)
         if self._all:
             index = None
         elif self.sampling == "reshuffling":
-            carried, index = self._next_of_epoch(step, runs, carried)
+            order, index = self._next_of_epoch(step, runs, order)
         else:
             draw = with_replacement if self.sampling == "with-replacement" else without_replacement
             drawn = [draw(self.words, runs, step, self.size, self.loss.count, s) for s in range(self.samples)]
             index = jnp.stack(drawn)
-        return carried, (index, z)
+        return (order, labels), (index, z)
+
+    def _label_group(self, number: UInt32[Array, ""], runs: UInt32[Array, " n"]) -> Complex[Array, "m n"]:
+        return label_noise(self.words, runs, number, self.size, self.dtype)
 
     def numbers_per_run(self, d):
         order = self.loss.count if self.sampling == "reshuffling" else 0
@@ -292,3 +289,26 @@ class _Minibatches(AbstractSource):
         # A loop of no or one turn: a branch would copy the order in every step.
         order = lax.fori_loop(0, (place == 0).astype(jnp.int32), shuffled, order)
         return order, lax.dynamic_slice_in_dim(order, place.astype(jnp.int32) * self.size, self.size, axis=1)
+
+
+def _no_group(draw: Callable, runs: UInt32[Array, " n"]) -> Complex[Array, "m n"]:
+    """What `_of_group` is handed before the first step."""
+    return jnp.zeros_like(draw(jnp.uint32(0), runs))
+
+
+def _of_group(
+    draw: Callable, step: UInt32[Array, ""], runs: UInt32[Array, " n"], carried: Complex[Array, "m n"], dtype: Any
+) -> tuple[Complex[Array, "m n"], Float[Array, "m n"]]:
+    """The numbers of a group of steps and, of these, those of this step.
+
+    The generator makes the numbers of several steps at once: `draw(number of the group, runs)` at the first of these.
+    """
+    count = group_size(dtype)
+    size = jnp.uint32(count)
+
+    def drawn(turn, _):
+        # The address depends on the turn, or the compiler would move the draw out of the loop, to every step.
+        return draw(step // size + turn.astype(jnp.uint32), runs)
+
+    carried = lax.fori_loop(0, (step % size == 0).astype(jnp.int32), drawn, carried)
+    return carried, lax.select_n((step % size).astype(jnp.int32), *split(carried, count))

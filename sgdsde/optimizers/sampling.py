@@ -8,9 +8,10 @@ even nested, a smaller one the beginning of a larger.
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32, UInt32
+from jaxtyping import Array, Complex, Int32, UInt32
 
-from solvers.sde.random import first_free_stream, group, group_size, of_step, philox
+from solvers.sde.packing import join
+from solvers.sde.random import first_free_stream, group, philox
 
 # Streams of random numbers: minibatches and permutations of the first and second sample of a step, and labels.
 _minibatches, _permutations, _labels = first_free_stream, first_free_stream + 2, first_free_stream + 4
@@ -63,13 +64,12 @@ def permutations(
 
 
 def label_noise(
-    words: UInt32[Array, "2"], runs: UInt32[Array, " n"], step: UInt32[Array, ""], size: int, dtype
-) -> Float[Array, "{size} n"]:
-    """Independent standard normal numbers for the labels of a minibatch."""
+    words: UInt32[Array, "2"], runs: UInt32[Array, " n"], number: UInt32[Array, ""], size: int, dtype
+) -> Complex[Array, "{size} n"]:
+    """Independent standard normal numbers for the labels of minibatches, at all steps of a group of this number."""
     shape = (size, runs.size)
     component = lax.broadcasted_iota(jnp.uint32, shape, 0)
-    number = step // jnp.uint32(group_size(dtype))
-    return of_step(group(words, jnp.broadcast_to(runs, shape), number, component, dtype, stream=_labels), step)
+    return join(group(words, jnp.broadcast_to(runs, shape), number, component, dtype, stream=_labels))
 
 
 def _long_words(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import bare, blue, green, grey, on_axes, purple, series, sky, slope, vermilion
+from .style import bare, blue, green, grey, on_axes, purple, series, sky, slope, ticks_at, vermilion
 
 if TYPE_CHECKING:
     from ..experiments.contraction import Result as Contraction
@@ -71,6 +71,7 @@ def escape(result: "Escape", axes: Any = None) -> np.ndarray:
         left.set(yscale="log", xlabel=r"$1/\kappa$", ylabel="mean time from -1 to 1", title="temperature")
         kappa = result.config.temperatures[0]
         right.set(xscale="log", yscale="log", xlabel="floor $f_0$", ylabel="mean time from -1 to 1")
+        ticks_at(right, result.config.floors)
         right.set_title(rf"floor, $\kappa = {kappa}$")
         for ax in panels:
             ax.legend()
@@ -163,9 +164,7 @@ def shuffling(result: "Shuffling", axes: Any = None) -> np.ndarray:
             slope(ax, eta[::-1], 0.5 * errors.min(), 3.0, above=False)
             slope(ax, eta[::-1], 1.6 * errors[:, -1].max(), 2.0)
             ax.set(xscale="log", yscale="log", xlabel=r"$\eta$", ylabel="distance of the mean", title=sampling)
-            # Labels of a logarithmic axis over less than a decade run into each other.
-            ax.set_xticks(eta, [f"{rate:g}" for rate in eta])
-            ax.set_xticks([], minor=True)
+            ticks_at(ax, eta)
             ax.set_ylim(0.2 * errors.min(), 30 * errors.max())
             ax.legend(loc="upper left")
             bare(ax)
@@ -210,6 +209,7 @@ def weak_order(result: "WeakOrder", axes: Any = None) -> np.ndarray:
                 )
             slope(errors, study.learning_rates, 0.6 * np.abs(study.errors[:, -1]).min(), power)
         errors.set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$", ylabel="weak error")
+        ticks_at(errors, result.config.learning_rates)
         errors.set_title("SGD against its models")
         measured, sem, exact = result.ladder
         levels = np.array(result.config.levels)
@@ -217,8 +217,7 @@ def weak_order(result: "WeakOrder", axes: Any = None) -> np.ndarray:
         ladder.plot(levels, exact, label="exact", **_dots)
         ladder.axhline(result.limit, color=purple, ls="--", label="SDE")
         ladder.set(xscale="log", xlabel="amplification $l$", ylabel=r"$E x^2$", title="SVAG")
-        ladder.set_xticks(levels, [f"{level:g}" for level in levels])
-        ladder.minorticks_off()
+        ticks_at(ladder, levels)
         _growth(rates, np.array([0.2, 3.8]), 0.7)
         for ax in panels:
             ax.legend()

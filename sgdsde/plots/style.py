@@ -29,6 +29,9 @@ _style: Any = {
 # The width and height of one panel, in inches.
 panel_size = (3.3, 3.0)
 
+# So many labels of three digits fit under a panel.
+_most_ticks = 6
+
 
 @contextlib.contextmanager
 def on_axes(axes: Any, count: int) -> "Iterator[np.ndarray]":
@@ -48,6 +51,13 @@ def on_axes(axes: Any, count: int) -> "Iterator[np.ndarray]":
 def bare(ax: "Axes") -> None:
     """Without the frame's upper and right side."""
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def ticks_at(ax: "Axes", x: Any) -> None:
+    """Ticks of a logarithmic axis at the values `x` alone: its own labels run into each other over a decade or less."""
+    shown = np.sort(np.asarray(x))[:: -(-len(x) // _most_ticks)]
+    ax.set_xticks(shown, [f"{value:.3g}" for value in shown])
+    ax.set_xticks([], minor=True)
 
 
 def slope(ax: "Axes", x: Any, y0: float, power: float, label: str | None = None, above: bool = True) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import bare, on_axes, series, slope
+from .style import bare, on_axes, series, slope, ticks_at
 
 if TYPE_CHECKING:
     from ..weak_error import Validity
@@ -27,8 +27,10 @@ def weak_errors(result: "Validity", axes: Any = None) -> np.ndarray:
                 _errors(panels[1], np.array(ladder.levels), ladder.errors[k], ladder.sem[k], colour, marker, name)
             title = rf"$\eta = {result.ladder.learning_rate:g}$"
             panels[1].set(xlabel="amplification of SVAG", ylabel="weak error", title=title)
-        for ax in panels:
+        at = [result.learning_rates] if result.ladder is None else [result.learning_rates, result.ladder.levels]
+        for ax, values in zip(panels, at, strict=True):
             ax.set(xscale="log", yscale="log")
+            ticks_at(ax, values)
             ax.legend()
             bare(ax)
     return panels

@@ -79,9 +79,21 @@ def test_numbers_below_a_bound_are_exact():
 
 def test_label_noise_is_normal_and_not_that_of_the_steps():
     runs = jnp.arange(2000, dtype=jnp.uint32)
-    z = np.asarray(sampling.label_noise(key_words(0), runs, jnp.uint32(5), 3, jnp.float64))
-    other = np.asarray(sampling.label_noise(key_words(0), runs, jnp.uint32(4), 3, jnp.float64))
-    np.testing.assert_allclose(np.cov(np.concatenate([z, other])), np.eye(6), atol=5 * np.sqrt(2 / 2000))
+    groups = [np.asarray(sampling.label_noise(key_words(0), runs, jnp.uint32(k), 3, jnp.float64)) for k in (4, 5)]
+    z = np.concatenate([part for pair in groups for part in (pair.real, pair.imag)])
+    np.testing.assert_allclose(np.cov(z), np.eye(12), atol=5 * np.sqrt(2 / 2000))
+    np.testing.assert_allclose(z.mean(axis=1), 0, atol=5 / np.sqrt(2000))
+
+
+def test_labels_are_drawn_anew_in_every_step():
+    # l = (x - y - ε)²/2 and η = 1: each step sets x to the label, whatever it was. Pairs of steps share a draw.
+    loss = sg.losses.LeastSquares(np.ones((1, 1)), np.full(1, 3.0))
+    for dtype in (np.float32, np.float64):
+        out = opt.run(
+            opt.LabelNoiseSGD(1.0, std=0.5), loss, np.zeros(1, dtype), steps=9, runs=1000, key=0, save_at=np.arange(1, 10)
+        )
+        labels = (np.asarray(out.xs[:, :, 0], np.float64) - 3) / 0.5
+        np.testing.assert_allclose(np.cov(labels), np.eye(9), atol=5 * np.sqrt(2 / 1000))
 
 
 # Runs
