@@ -50,9 +50,10 @@ class Validity(eqx.Module):
     `optimizer_mean` and `process_mean` are E φ of both, with standard errors; `errors` is their difference, optimiser
     less process, and `sem` the standard error of that, which is far smaller if the two were `coupled`. `orders` are
     fitted to |error| = C η^p, `intervals` their 95 % intervals: infinite, and the order without meaning, if an error
-    can't be told from 0. An interval covers the sampling error of the fit, not a bend of the curve at large η: the
-    errors of E x² of SGD on x²/2 have order 1 and yet a fitted order of 0.7 from η = 0.05 to 0.2. Where runs of the
-    optimiser became non-finite errors are NaN, and left out of the fit.
+    can't be told from 0, or if errors have different signs, which no power of η has. An interval covers the sampling
+    error of the fit, not a bend of the curve at large η: the errors of E x² of SGD on x²/2 have order 1 and yet a
+    fitted order of 0.7 from η = 0.05 to 0.2. Where runs of the optimiser became non-finite errors are NaN, and left
+    out of the fit.
     """
 
     learning_rates: Float[np.ndarray, " rates"]
@@ -117,6 +118,8 @@ class Validity(eqx.Module):
             )
         if self.learning_rates.size - lost.size < 2:
             return start + "too few learning rates are left to see an order."
+        if _change_sign(self.errors[k], self.sem[k]):
+            return start + "no order can be seen, since the error changes its sign: smaller η."
         if not np.isfinite(high - low):
             unclear = self.learning_rates[np.abs(self.errors[k]) < _significant * self.sem[k]]
             where = f" at η = {', '.join(f'{eta:g}' for eta in unclear)}" if unclear.size else ""
@@ -148,7 +151,13 @@ def validity(
 
     `model` and `optimizer` are given every learning rate in turn in the place of their own; where other numbers must
     move with it, as 1-β = γη does for the underdamped limit of momentum, give functions of η that return them. All
-    start from `x0`, one point (d,). `functional` is φ(x) -> number, or several by name. t1 must be a whole number
+    start from `x0`, one point (d,), and both must start there with the same memory.
+
+    RMSProp and Adam have a limit only if ηs, ηε and (1-β)/η² stay what they are as η → 0, s² = Var g: model and
+    optimiser are functions of η, with noise that grows as 1/η. Their clock is η², so that errors fall with order 2 in
+    η. `sg.RMSProp` starts at v = diag Σ, where `optimizers.RMSProp` does with `initial` = s².
+
+    `functional` is φ(x) -> number, or several by name. t1 must be a whole number
     of steps of the optimiser for each learning rate.
 
     The optimiser's gradients are those of minibatches if it has a `batch_size`, of the finite sum `loss` or that of the
@@ -357,10 +366,15 @@ def _sem(values: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
 
 def _fit(rates, differences: Float[np.ndarray, "rates n"]) -> tuple[float, tuple[float, float]]:
     finite = np.all(np.isfinite(differences), axis=1)
-    if np.sum(finite) < 2:
+    if np.sum(finite) < 2 or _change_sign(differences.mean(axis=1), _sem(differences)):
         return np.nan, (-np.inf, np.inf)
     fit = power_law(rates[finite], differences[finite])
     return fit.order, fit.interval
+
+
+def _change_sign(errors: Float[np.ndarray, " rates"], sem: Float[np.ndarray, " rates"]) -> bool:
+    """Whether some errors are clearly positive and others clearly negative; NaN is neither."""
+    return bool(np.any(errors > _significant * sem) and np.any(errors < -_significant * sem))
 
 
 def _point(x0: Any) -> Float[np.ndarray, " d"]:

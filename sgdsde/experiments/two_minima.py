@@ -31,8 +31,8 @@ class Config:
     noisy: float = 0.2
     width: float = 0.1
     learning_rate: float = 0.1
-    paths: int = 20_000
-    dt: float = 0.01
+    paths: int = 8000
+    dt: float = 0.02
 
     @staticmethod
     def fast() -> "Config":

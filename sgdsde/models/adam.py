@@ -84,10 +84,11 @@ class Adam(AbstractModel):
         return self.learning_rate**2
 
     def initial(self, x: Float[Array, " d"]) -> Float[Array, " state"]:
-        """(x, 0, 0); for the form "simplified" (x, 0, diag Σ(x)), since a step is undefined for v = 0."""
+        """(x, 0, 0); for "simplified" with ε = 0, whose first step would be 0/0, (x, 0, diag Σ(x))."""
         v = jnp.zeros_like(x)
         if self.form == "simplified":
-            v = row_squares(self._root(x)) / self.learning_rate.astype(x.dtype)
+            variances = row_squares(self._root(x)) / self.learning_rate.astype(x.dtype)
+            v = jnp.where(self.epsilon > 0, v, variances)
         return jnp.concatenate([x, jnp.zeros_like(x), v])
 
     def position(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch d"]:

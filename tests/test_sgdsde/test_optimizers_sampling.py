@@ -90,7 +90,13 @@ def test_labels_are_drawn_anew_in_every_step():
     loss = sg.losses.LeastSquares(np.ones((1, 1)), np.full(1, 3.0))
     for dtype in (np.float32, np.float64):
         out = opt.run(
-            opt.LabelNoiseSGD(1.0, std=0.5), loss, np.zeros(1, dtype), steps=9, runs=1000, key=0, save_at=np.arange(1, 10)
+            opt.LabelNoiseSGD(1.0, std=0.5),
+            loss,
+            np.zeros(1, dtype),
+            steps=9,
+            runs=1000,
+            key=0,
+            save_at=np.arange(1, 10),
         )
         labels = (np.asarray(out.xs[:, :, 0], np.float64) - 3) / 0.5
         np.testing.assert_allclose(np.cov(labels), np.eye(9), atol=5 * np.sqrt(2 / 1000))

@@ -7,7 +7,8 @@ import pytest
 
 import sgdsde as sg
 from sgdsde.losses import FiniteSum
-from sgdsde.theory import linear_stability
+from sgdsde.theory import adaptive, linear_stability
+from solvers import sde
 
 # Errors of order 2 need larger rates to be seen in few runs.
 _rates = {1: np.array([0.2, 0.1, 0.05]), 2: np.array([0.4, 0.2, 0.1])}
@@ -60,7 +61,8 @@ def test_expectations_and_errors_are_exact_within_standard_errors(studies, order
 def test_order_is_that_of_the_modified_equation(studies, order):
     study, rates = studies[order], _rates[order]
     exact = np.abs(_moments_of_sgd(rates, 2.0) - _moments_of_process(rates, 2.0, order))
-    for k in range(2):
+    # The error of E x² of order 1 changes its sign.
+    for k in range(order):
         low, high = study.intervals[k]
         # The local orders of the exact errors bracket what a fit can give.
         local = np.log2(exact[k, :-1] / exact[k, 1:])
@@ -88,8 +90,11 @@ def test_minibatches_against_their_process_are_sampled_apart():
     h = np.array([0.5, 1.5])
     loss = FiniteSum(lambda x, c: 0.5 * c * x @ x, h)
     model, optimizer = sg.SGD(loss, sg.noise.Minibatch(loss, 1), 1.0), sg.optimizers.SGD(1.0, 1)
-    study = sg.validity(model, optimizer, np.ones(1), 2.0, [0.5, 0.25], lambda x: x[0] ** 2, 1, 20_000)
+    study = sg.validity(model, optimizer, np.ones(1), 2.0, [0.5, 0.25], lambda x: x[0] ** 2, 1, 20_000, svag=(4,))
     assert not study.coupled
+    limit = np.exp(2 * linear_stability.mean_square_rates(h, 0.5)[1])
+    expected = linear_stability.second_moment(h, 0.5, 4, 4) - limit
+    assert abs(study.ladder.errors[0, 0] - expected) < 4 * study.ladder.sem[0, 0] + (0.5 / 8) ** 2
     for i, eta in enumerate(study.learning_rates):
         sgd = linear_stability.second_moment(h, eta, round(2 / eta))
         process = np.exp(2 * linear_stability.mean_square_rates(h, eta)[1])
@@ -119,6 +124,94 @@ def test_momentum_against_the_underdamped_process_moves_with_the_learning_rate()
             m = (1 - eta) * m + eta * x
             x -= eta * m
         assert abs(error - (x - exact)) < 4 * sem + (eta / 8) ** 2 / 3
+
+
+def _adaptive(name, form=None):
+    """Model and optimiser with ηs = 1/2, ηε = 1 and (1-β)/η² = 2, for Adam's β₁ 4."""
+
+    def noise(eta):
+        return sg.noise.Constant(0.125 / eta**2)
+
+    def numbers(eta):
+        if name == "RMSProp":
+            return {"decay": 1 - 2 * eta**2, "epsilon": 1 / eta}
+        return {"beta1": 1 - 4 * eta**2, "beta2": 1 - 2 * eta**2, "epsilon": 1 / eta, "form": form}
+
+    def optimizer(eta):
+        start = {"initial": 0.25 / eta**2} if name == "RMSProp" else {}
+        return getattr(sg.optimizers, name)(eta, **numbers(eta), **start)
+
+    return lambda eta: getattr(sg, name)(_bowl, noise(eta), eta, **numbers(eta)), optimizer
+
+
+@pytest.mark.parametrize("case", [("RMSProp",), ("Adam", "bias-corrected"), ("Adam", "simplified")])
+def test_adaptive_methods_differ_from_their_processes_by_the_square_of_the_learning_rate(case):
+    study = sg.validity(*_adaptive(*case), np.ones(1), 0.64, [0.4, 0.2], lambda x: x[0], 0, 4096, substeps=4)
+    assert study.coupled
+    if case[-1] != "simplified":
+        one = {"curvature": 1.0, "noise": 0.25, "scale": 1.0, "epsilon": 1.0}
+        exact = (
+            adaptive.rmsprop_mean(1.0, 0.64, decay=2.0, u0=0.25, **one)
+            if case == ("RMSProp",)
+            else adaptive.adam_mean(1.0, 0.64, decay=4.0, **one)
+        )
+        assert np.all(np.abs(study.process_mean[0] - exact) < 4 * study.process_sem[0] + 0.005)
+    low, high = study.intervals[0]
+    assert high - low < 0.6
+    # The next power of the time η² of a step bends the curve by about c₁η²/2 and less.
+    assert low - 0.5 < 2 < high + 0.5
+
+
+@pytest.mark.parametrize("name", ["SAM", "USAM"])
+def test_sharpness_aware_steps_follow_their_flow_to_first_order(name):
+    # Of all examples at once, so without noise: errors are exact. Those of Euler's method are a sixteenth of them.
+    loss = FiniteSum(lambda x, c: 0.5 * c * x @ x + 0.1 * jnp.sum(x**4), np.array([0.5, 1.5]))
+
+    def radius(eta):
+        return 0.3 * np.sqrt(eta)
+
+    study = sg.validity(
+        lambda eta: getattr(sg, name)(loss, eta, radius(eta), [[0, 1]]),
+        lambda eta: getattr(sg.optimizers, name)(eta, radius=radius(eta)),
+        np.full(1, 1.5), 1.0, [0.04, 0.02, 0.01], lambda x: x[0], 0, 64,
+        method=sde.EulerMaruyama(), substeps=16,
+    )  # fmt: skip
+    assert np.max(study.sem) < 1e-9
+    assert study.orders[0] == pytest.approx(1, abs=0.1)
+
+
+def test_sign_descent_and_its_process_agree_to_first_order():
+    model, optimizer = sg.SignSGD(_bowl, _normal, 1.0), sg.optimizers.SignSGD(1.0)
+    study = sg.validity(model, optimizer, np.ones(1), 1.2, [0.4, 0.2], lambda x: x[0], 0, 16_384, substeps=4)
+    assert study.coupled
+    low, high = study.intervals[0]
+    assert low - 0.2 < 1 < high + 0.2
+    assert high - low < 1
+
+
+def test_label_noise_on_a_quadratic_is_exact_at_both_ends():
+    # f = x²/2 + const, and labels shake the gradient with the variance s²/2 of two examples with a = ±1.
+    loss = sg.losses.LeastSquares(np.array([[1.0], [-1.0]]), np.zeros(2))
+    model, optimizer = sg.SGD(loss, sg.noise.LabelNoise(loss, 1.0, 2), 1.0), sg.optimizers.LabelNoiseSGD(1.0, std=1.0)
+    study = sg.validity(model, optimizer, np.ones(1), 1.0, [0.5, 0.25], _functionals, 0, 20_000)
+    assert not study.coupled
+    for i, eta in enumerate(study.learning_rates):
+        sgd, process = (1 - eta) ** (2 / eta), np.exp(-2)
+        shaken = sgd + 0.5 * eta / (2 - eta) * (1 - sgd), process + 0.25 * eta * (1 - process)
+        for found, sem, mean, square in (
+            (study.optimizer_mean[:, i], study.optimizer_sem[:, i], np.sqrt(sgd), shaken[0]),
+            (study.process_mean[:, i], study.process_sem[:, i], np.exp(-1), shaken[1]),
+        ):
+            assert np.all(np.abs(found - np.array([mean, square])) < 4 * sem + (eta / 8) ** 2 / 4)
+
+
+def test_an_error_that_changes_its_sign_has_no_order(studies):
+    # Of E x², which the process of order 1 has too low at η = 0.2 and too high at η = 0.05.
+    study = studies[1]
+    assert study.errors[1, 0] > 3 * study.sem[1, 0]
+    assert study.errors[1, 2] < -3 * study.sem[1, 2]
+    assert np.isnan(study.orders[1])
+    assert "E x²: no order can be seen, since the error changes its sign" in study.verdict
 
 
 def test_a_diverged_optimiser_and_unclear_errors_are_said():
