@@ -16,6 +16,7 @@ from solvers.sde.method import check_method
 from solvers.sde.order import power_law
 
 from ._coupled import Pair, best_sign, coupled
+from .models import EmbeddedSGD
 from .models.model import AbstractModel
 from .optimizers import SGD, SVAG, AbstractOptimizer, run
 
@@ -332,6 +333,11 @@ class _Study(eqx.Module):
 
 def _at(name: str, thing: Any, eta: float, kind: type[_Kind], example: str) -> _Kind:
     """`thing` with the learning rate η."""
+    if isinstance(thing, EmbeddedSGD):
+        raise TypeError(
+            "`model` must be a function of η, as `lambda eta: sg.EmbeddedSGD(H, C, eta)`: its coefficients are those "
+            "of one learning rate."
+        )
     if isinstance(thing, kind):
         rate = thing.learning_rate  # pyright: ignore[reportAttributeAccessIssue]
         return eqx.tree_at(lambda one: one.learning_rate, thing, jnp.asarray(eta, rate.dtype))

@@ -8,6 +8,8 @@ from solvers.process import as_operator
 
 from .._checks import array, number, traced
 from .._roots import covariance_root
+from ..losses import Quadratic
+from ..noise import Covariance
 from .model import AbstractMemoryless
 
 
@@ -24,6 +26,8 @@ class EmbeddedSGD(AbstractMemoryless):
     correlated: then Q is not positive semi-definite, which raises `ValueError` too.
     """
 
+    loss: Quadratic
+    gradient_noise: Covariance
     rates: Float[Array, "d d"]
     root: Float[Array, "d d"]
     centre: Float[Array, "..."]
@@ -34,6 +38,7 @@ class EmbeddedSGD(AbstractMemoryless):
         for name, matrix in (("H", H), ("C", C)):
             if matrix.ndim != 2 or matrix.shape != (len(H), len(H)):
                 raise ValueError(f"`{name}` must be a matrix (d, d), of the same d for both, but got {matrix.shape}.")
+        self.loss, self.gradient_noise = Quadratic(H, centre=self.centre), Covariance(C, batch_size)
         self.learning_rate = number("learning_rate", learning_rate, positive=True)
         eta, values, vectors = self.learning_rate, *jnp.linalg.eigh(0.5 * (H + H.T))
         if not traced(values) and not traced(eta) and eta * values[-1] >= 1:
@@ -47,7 +52,7 @@ class EmbeddedSGD(AbstractMemoryless):
         # 1 - (1-ηh_i)(1-ηh_j) = 1 - exp(-η(a_i + a_j)), which is η times the sum where that is 0.
         flat = total == 0
         spread = jnp.where(flat, 1 / eta, total / jnp.where(flat, 1, -jnp.expm1(-eta * total)))
-        sigma = vectors.T @ C @ vectors / number("batch_size", batch_size, positive=True)
+        sigma = vectors.T @ C @ vectors / self.gradient_noise.batch_size
         Q = vectors @ (eta**2 * sigma * spread) @ vectors.T
         self.root = covariance_root(Q)
         if not traced(self.root) and not np.all(np.isfinite(self.root)):

@@ -54,7 +54,7 @@ def source_of(
     if not callable(loss):
         raise TypeError(f"`loss` must be a function of one point x of shape (d,), but got {loss!r}.")
     with traceable("`loss(x)`"):
-        jax.eval_shape(jax.grad(scalar_valued(loss)), x)
+        _check_takes(loss, x)
     name, size = type(optimizer).__name__, optimizer.batch_size
     samples = 2 if optimizer.needs == "pair" else 1
     if optimizer.needs == "labels" and not isinstance(loss, AbstractSquaredLoss):
@@ -77,6 +77,17 @@ def source_of(
     sampling = "without-replacement" if size is None else optimizer.sampling
     labels = optimizer.needs == "labels"
     return _Minibatches(loss, words, size or loss.count, sampling, samples, labels, x.dtype)
+
+
+def _check_takes(loss: Callable, x: Float[Array, " d"]) -> None:
+    try:
+        jax.eval_shape(loss, x)
+    except jax.errors.JAXTypeError:
+        # What can't be traced is named by the caller.
+        raise
+    except TypeError as error:
+        raise TypeError(f"`loss(x)` fails for the points of `x0`, which have the shape {x.shape}: {error}") from error
+    jax.eval_shape(jax.grad(scalar_valued(loss)), x)
 
 
 def _check_noise(optimizer: AbstractOptimizer, noise: Any) -> None:

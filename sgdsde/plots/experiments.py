@@ -136,10 +136,10 @@ def flat_minima(result: "FlatMinima", axes: Any = None) -> np.ndarray:
         for (name, (phi, pdf)), (colour, marker) in zip(result.marginals.items(), series, strict=False):
             laws.plot(phi, pdf, color=colour, marker=marker, ms=3, label=name)
         laws.set(xlabel=r"$\varphi$ (sharp at 0, flat at $\pi$)", ylabel="density", title="angle, Fokker-Planck")
-        for k, routes in enumerate(result.flat.values()):
-            for (route, (value, error)), (colour, marker) in zip(routes.items(), series[::-1], strict=False):
-                label = route if k == 0 else None
-                mass.errorbar([k], [value], [1.96 * error], color=colour, marker=marker, ls="", label=label)
+        for route, (colour, marker) in zip(("closed form", "Fokker-Planck", "particles"), series[::-1], strict=False):
+            found = [(k, *routes[route]) for k, routes in enumerate(result.flat.values()) if route in routes]
+            k, value, error = np.transpose(found)
+            mass.errorbar(k, value, 1.96 * error, color=colour, marker=marker, ls="", mfc="none", label=route)
         mass.axhline(result.limit, color="black", ls=(0, (1, 1.5)), label=r"$\det(H)^{-1/2}$")
         mass.set_xticks(range(len(result.flat)), list(result.flat), rotation=15)
         mass.margins(x=0.2, y=0.35)

@@ -4,9 +4,17 @@ import numpy as np
 from jaxtyping import Float
 
 
+def number(name: str, value) -> float:
+    """`value` as a float; `TypeError` unless it is one number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be one number, but got {name}={value!r}.") from None
+
+
 def positive(name: str, value) -> float:
     """`value` as a float; `ValueError` unless it is positive and finite."""
-    value = float(value)
+    value = number(name, value)
     if not 0 < value < np.inf:
         raise ValueError(f"`{name}` must be positive and finite, but got {name}={value:g}.")
     return value
@@ -14,7 +22,7 @@ def positive(name: str, value) -> float:
 
 def not_negative(name: str, value) -> float:
     """`value` as a float; `ValueError` unless it is at least 0 and finite."""
-    value = float(value)
+    value = number(name, value)
     if not 0 <= value < np.inf:
         raise ValueError(f"`{name}` must be at least 0 and finite, but got {name}={value:g}.")
     return value
@@ -22,16 +30,17 @@ def not_negative(name: str, value) -> float:
 
 def whole(name: str, value, least: int = 1) -> int:
     """`value` as an int; `ValueError` unless it is a whole number of at least `least`."""
-    if value != int(value) or value < least:
+    if not number(name, value).is_integer() or value < least:
         raise ValueError(f"`{name}` must be a whole number, {least} or more, but got {name}={value}.")
     return int(value)
 
 
 def momentum(value) -> float:
     """A coefficient β with 0 ≤ β < 1."""
+    value = number("momentum", value)
     if not 0 <= value < 1:
-        raise ValueError(f"`momentum` must be at least 0 and below 1, but got momentum={value}.")
-    return float(value)
+        raise ValueError(f"`momentum` must be at least 0 and below 1, but got momentum={value:g}.")
+    return value
 
 
 def rates(learning_rate, batch_size) -> float:
@@ -42,7 +51,10 @@ def rates(learning_rate, batch_size) -> float:
 
 def symmetric(name: str, a) -> Float[np.ndarray, "d d"]:
     """`a` as a symmetric matrix, rounding removed; a number is 1 × 1."""
-    a = np.atleast_2d(np.asarray(a, dtype=np.float64))
+    try:
+        a = np.atleast_2d(np.asarray(a, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be a matrix of numbers (d, d), but got {a!r}.") from None
     if a.ndim != 2 or a.shape[0] != a.shape[1] or not np.all(np.isfinite(a)):
         raise ValueError(f"`{name}` must be a finite square matrix (d, d), but got {a!r}.")
     if np.max(np.abs(a - a.T)) > rounding * np.max(np.abs(a)):

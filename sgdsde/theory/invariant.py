@@ -16,7 +16,8 @@ def gibbs(loss: Callable, temperature, grid: Grid) -> Density:
     """The law ∝ exp(-f/T) of constant isotropic noise D = T I, on the cells of `grid`, T = ησ (`model.temperature`).
 
     Cell masses are integrals, with relative error near 1e-9, and `outside` is the mass of the rest of R^d, not only
-    of a larger box. Needs 64-bit JAX.
+    of a larger box. But a well outside the grid that is narrower than about a thousandth of its distance may be missed,
+    as no rule for integration can see everything: let the grid reach all wells that are known. Needs 64-bit JAX.
 
     `ValueError` if exp(-f/T) cannot be normalised because f does not grow, if f is not finite in the grid, or if T is
     not positive.
@@ -43,7 +44,8 @@ def power_law(loss: Callable, temperature, grid: Grid) -> Density:
     """The law ∝ f^(-p), p = 1 + 1/κ, of loss-proportional noise D = κ f I, with κ = ησ (`model.temperature`).
 
     Cell masses are integrals, with relative error near 1e-9, and `outside` is the mass of the rest of R^d, not only
-    of a larger box. Needs 64-bit JAX.
+    of a larger box. But a well outside the grid that is narrower than about a thousandth of its distance may be missed,
+    as no rule for integration can see everything: let the grid reach all wells that are known. Needs 64-bit JAX.
 
     The law exists only if f^(-p) can be integrated
 

@@ -24,7 +24,8 @@ def transverse_exponent(H, temperature) -> float:
 def aligned_threshold(temperature, codim: int) -> float:
     """The curvature h below which minimisers H = hI_k attract under Hessian-aligned noise D = κfH: 2/(κ(k-2)).
 
-    Unlike isotropic noise it selects: sharper minima repel (inf for k ≤ 2). κ = η/B for the noise 2fH/B of a mean
+    Unlike isotropic noise it selects: sharper minima repel (inf for k ≤ 2). For other H the directions of such paths
+    have no law in closed form. κ = η/B for the noise 2fH/B of a mean
     squared loss, which has D = ηfH/B.
     """
     kappa = positive("temperature", temperature)

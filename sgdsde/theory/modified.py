@@ -12,12 +12,13 @@ the rate `matched_rate` and the noise `matched_noise`.
 
 import math
 
-from ._checked import positive
+from ._checked import not_negative, positive
 
 
 def mean_factor(curvature, learning_rate, steps, order: int | None = None) -> float:
     """E x/x₀ after `steps`: (1 - ηh)^k of SGD (`order=None`), e^{-hkη} at order 1, e^{-h(1 + ηh/2)kη} at order 2."""
     h, eta = _stable(curvature, learning_rate)
+    not_negative("steps", steps)
     if order is None:
         return (1 - eta * h) ** steps
     return math.exp(-_rate(h, eta, order) * eta * steps)

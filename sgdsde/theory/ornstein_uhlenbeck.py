@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from . import _linear
-from ._checked import definite, quadratic_model, rates, semidefinite, symmetric
+from ._checked import definite, quadratic_model, rates, semidefinite, symmetric, whole
 
 
 def mean(x0, t: float, H) -> Float[np.ndarray, " d"]:
@@ -34,7 +34,7 @@ def eigenvalues(H, count: int = 6) -> Float[np.ndarray, " count"]:
 
     They are the spectrum of minus the generator, whatever C is, as long as every direction is reached by noise.
     """
-    values = np.linalg.eigvalsh(definite("H", H))
+    values, count = np.linalg.eigvalsh(definite("H", H)), whole("count", count)
     # The count lowest sums have at most count - 1 terms.
     sums = [sum(term) for n in range(count) for term in itertools.combinations_with_replacement(values, n)]
     return np.sort(np.asarray(sums, dtype=np.float64))[:count]
