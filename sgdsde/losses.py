@@ -136,7 +136,7 @@ class Quadratic(eqx.Module):
     floor: Float[Array, ""]
     centre: Float[Array, "..."]
 
-    def __init__(self, H, floor=0.0, centre=0.0):
+    def __init__(self, H, floor=0.0, centre: Any = 0.0):
         self.H = array("H", H)
         self.floor = number("floor", floor)
         self.centre = array("centre", centre)

@@ -172,12 +172,13 @@ def _sampled(model: SGD, config: Config, key) -> tuple[float, float]:
         return extrapolated(lambda dt: _share(model, sde.TamedEuler(), time, dt, config, key), 2 * config.dt)
     # Of second order. Loss-proportional noise grows like |x|² here, too fast for methods without the change of time.
     method = sde.LeimkuhlerMatthews()
-    if isinstance(model.gradient_noise, LossProportional):
-        method = sde.TimeChanged(method)
-    return _share(model, method, config.time, config.dt, config, key)
+    changed = isinstance(model.gradient_noise, LossProportional)
+    return _share(model, sde.TimeChanged(method) if changed else method, config.time, config.dt, config, key)
 
 
-def _share(model: SGD, method: sde.AbstractMethod, time: float, dt: float, config: Config, key) -> tuple[float, float]:
+def _share(
+    model: SGD, method: sde.AbstractMethod | sde.TimeChanged, time: float, dt: float, config: Config, key
+) -> tuple[float, float]:
     out = sde.simulate(
         model, method, jnp.array([0.0, 1.0]), t1=time, dt=dt, key=key, paths=config.paths,
         observe={"left": sde.Moments(_left)}, burn_in=time / 3, every=round(_spacing / dt),

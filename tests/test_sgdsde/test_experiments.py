@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sgdsde import experiments
-from sgdsde.__main__ import main
+from sgdsde.__main__ import _figure, main
 from sgdsde.experiments.claims import Claim, check, table
 
 
@@ -81,3 +81,11 @@ def test_command_line(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(experiments.names)
     assert main(["run", "no_such_experiment"]) == 2
     assert "there is no experiment 'no_such_experiment'" in capsys.readouterr().err
+
+
+def test_a_figure_is_a_png_unless_named_otherwise_and_leaves_no_empty_file(tmp_path):
+    assert _figure(str(tmp_path / "a")) == str(tmp_path / "a.png")
+    assert _figure(str(tmp_path / "a.pdf")) == str(tmp_path / "a.pdf")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="No such file"):
+        _figure(str(tmp_path / "none" / "a.png"))
