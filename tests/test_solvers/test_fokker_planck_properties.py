@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from solvers import Density, Diffusion, Grid, fokker_planck
 from solvers.fokker_planck.stationary import closed_law
@@ -67,17 +66,10 @@ def test_generators_evolve_masses(seed, d, kind, kinds):
     assert (end.outside > 1e-12) != generator.conserving
 
 
-@pytest.mark.parametrize(
-    ("seed", "d", "kind", "periodic"),
-    [
-        (0, 1, "loss", False),
-        (1, 1, "loss", True),
-        (2, 2, "tensor", False),
-        (3, 2, "turning", True),
-        (4, 2, "turning", False),
-        (5, 3, "tensor", False),
-    ],
-)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.sampled_from(["loss", "tensor", "turning"]), st.booleans())
+# A coarse grid on which quadrature leaves a cycle defect of 1e-10.
+@example(4, 2, "loss", False)
+@settings(max_examples=6, deadline=None)
 def test_stationary_currents_have_no_divergence(seed, d, kind, periodic):
     rng = np.random.default_rng(seed)
     grid, process = random_grid(rng, d, {1: 30, 2: 12, 3: 7}[d]), random_process(rng, d, kind)
@@ -94,5 +86,7 @@ def test_stationary_currents_have_no_divergence(seed, d, kind, periodic):
         area = grid.volumes / np.diff(grid.edges[k]).reshape(-1, *[1] * (d - k - 1))
         gain -= np.diff(flow.faces[k], axis=k) * area
     traffic = np.abs(generator.matrix.diagonal()).reshape(grid.shape) * mass
-    np.testing.assert_allclose(gain / traffic.max(), 0, atol=1e-12)
+    # Where log ratios are summed, the two flows over an edge differ by its defect, as a fraction of them.
+    allowed = 1e-12 + (generator.cycle_defect if generator.reversible else 0.0)
+    np.testing.assert_allclose(gain / traffic.max(), 0, atol=allowed)
     assert flow.entropy_production >= 0
