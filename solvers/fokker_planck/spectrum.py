@@ -49,7 +49,8 @@ class Spectrum(eqx.Module):
     due to the width of the cells, as the difference that the last step of the extrapolation made, to rounding, and to
     walls that cut off the tails of a mode: twice the rate times the share of E_π φ² that would lie beyond them, by
     `truncated_mass`, unless a tenth of the mass would, as between walls that are part of the model. It is nan if the
-    grid could not be coarsened.
+    grid could not be coarsened. While JAX traces the process it holds the first part alone, due to the width of the
+    cells.
 
     `modes[n]` is φ_n at the cell centres, normalised to E_π φ² = 1 under `weights`, the stationary law (with absorbing
     faces closed), and positive in the last cell, in C order, at which |φ| sqrt(π) is above half its maximum.

@@ -72,7 +72,9 @@ def stationary(generator: Any, extrapolate: bool = False) -> Density:
 
     In more dimensions A m = 0 is solved by elimination, one member of a sweep after another. Where a process has
     detailed balance for one value of a number only, the masses jump there by the error of the scheme, and the
-    derivative is that of the scheme with detailed balance.
+    derivative is that of the scheme with detailed balance. Without detailed balance they also jump, by an error of
+    second order, where an edge passes from one weight to the other (`weights`). The derivative is that on the side of
+    the given value; differences taken across such a value measure the jump, and grow as their step shrinks.
 
     Raises `ValueError` for absorbing boundaries, and `RuntimeError` if too many digits were lost or if there is
     more than one stationary law, because noise is degenerate.

@@ -13,6 +13,13 @@ q_j = q_i e^Ω; how fast mass moves depends on W:
 
 The first is the more accurate for decay rates and transients where the grid resolves the law. The second has the
 upwind limit W = Ω where the drift dominates; there the first would move mass exponentially fast.
+
+Where the force is constant, drift and diffusion of the jumps are those of the process times
+
+    midpoint:  2 sinh(Ω/2) / Ω ≈ 1 + Ω²/24,  cosh(Ω/2) ≈ 1 + Ω²/8;    linear Φ:  1,  (Ω/2) coth(Ω/2) ≈ 1 + Ω²/12.
+
+Both are second order in the width of the cells. For a law far from equilibrium, or one that turns fast, Ω is not small
+where it lives: a mean that starts at Ω = 1.2 drifts 6 % too fast by the first. Halving the cells makes that 1.5 %.
 """
 
 from jaxtyping import Bool, Float

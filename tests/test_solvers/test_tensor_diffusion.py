@@ -329,6 +329,23 @@ def test_random_tensor_fields_give_positive_conserving_generators(seed, d, kinds
     np.testing.assert_allclose(gain.ravel() / scale.max(), a @ mass.ravel() / scale.max(), atol=1e-14)
 
 
+def test_moments_of_a_correlated_process_in_time():
+    # m' = -A m and P' = -A P - P Aᵀ + 2 D. Where the start is, Ω is up to 1.1 and 0.55 on the edges of these grids, and
+    # the drift of resolved edges is too strong by Ω²/24.
+    matrix, d, t = np.array([[1.0, 1.0], [-1.0, 1.0]]), np.array([[1.0, 0.5], [0.5, 1.0]]), 0.1
+    process, rest = linear(matrix, d)
+    decay, errors = scipy.linalg.expm(-matrix * t), []
+    for n in (32, 64):
+        grid = Grid.uniform((-5.0, 5.0, n), (-5.0, 5.0, n))
+        start = Density.from_function(grid, lambda x: jnp.exp(-jnp.sum((x - jnp.array([1.5, -0.8])) ** 2) / 0.32))
+        (end,) = fokker_planck.evolve(fokker_planck.assemble(process, grid), start, [t], rtol=1e-5).densities
+        (m0, p0), (m, p) = ((q.mass.ravel() @ grid.points.reshape(-1, 2), second_moments(q)) for q in (start, end))
+        mean, covariance = decay @ m0, rest + decay @ (p0 - np.outer(m0, m0) - rest) @ decay.T
+        errors.append([np.linalg.norm(m - mean), np.max(np.abs(p - np.outer(m, m) - covariance))])
+    assert np.max(errors[-1]) < 5e-3
+    np.testing.assert_allclose(orders(errors)[-1], 2, atol=0.1)
+
+
 # --- boundaries -------------------------------------------------------------------------------------------------------
 
 
