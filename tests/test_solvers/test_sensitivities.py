@@ -210,3 +210,12 @@ def test_what_has_no_derivative_says_so():
     refused(lambda a: fokker_planck.quasi_stationary(linear(a, 0.5), _line, inside=left).rate, "traces")
     refused(lambda a: fokker_planck.exit_time(linear(1.0, 0.5), _line, inside=lambda x: x[0] < a).values[0], "inside")
     refused(lambda a: jax.grad(jax.grad(lambda b: gap(linear(b, 0.5), _line)))(a), "first derivatives")
+
+
+def test_full_tensors_have_no_derivative_and_say_so():
+    def spread(a):
+        noise = jnp.array([[1.0, 0.0], [0.5, 1.0]]) * a
+        return variance(Diffusion(lambda t, x: -x, lambda t, x: noise), _plane)
+
+    with pytest.raises(RuntimeError, match="for a full tensor D take differences"):
+        jax.grad(spread)(0.5)
