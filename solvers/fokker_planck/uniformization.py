@@ -72,10 +72,12 @@ class Uniformization:
         most = int(mean + 9 * np.sqrt(mean)) + 30
         weights, more = stats.poisson.pmf(np.arange(most + 1), mean), stats.poisson.sf(np.arange(most + 1), mean)
         moved = np.zeros_like(mass)
+        # Few cells leave, and a long dot product would wait for threads.
+        exits = np.flatnonzero(self.leaving)
         for k in range(most + 1):
             moved += weights[k] * mass
             # What leaves at jump k + 1 is gone if there are that many.
-            outside += more[k] * float(self.leaving @ mass)
+            outside += more[k] * float(self.leaving[exits] @ mass[exits])
             mass = self.p @ mass
         self.work += most * self.p.nnz
         return moved, outside
