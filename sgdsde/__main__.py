@@ -3,6 +3,7 @@
 """
 
 import argparse
+import os
 import sys
 import time
 
@@ -165,8 +166,6 @@ def _loss(text: str, dim: int | None):
 
 def _figure(path: str) -> str:
     """`path` as the file of a figure, a PNG unless its name says otherwise; `OSError` if it can't be written."""
-    import os
-
     if not os.path.splitext(path)[1]:
         path += ".png"
     # Now, rather than after a minute of work.

@@ -30,15 +30,14 @@ class EmbeddedSGD(AbstractMemoryless):
     gradient_noise: Covariance
     rates: Float[Array, "d d"]
     root: Float[Array, "d d"]
-    centre: Float[Array, "..."]
     learning_rate: Float[Array, ""]
 
     def __init__(self, H, C, learning_rate, batch_size=1, centre=0.0):
-        H, C, self.centre = array("H", H), array("C", C), array("centre", centre)
+        H, C = array("H", H), array("C", C)
         for name, matrix in (("H", H), ("C", C)):
             if matrix.ndim != 2 or matrix.shape != (len(H), len(H)):
                 raise ValueError(f"`{name}` must be a matrix (d, d), of the same d for both, but got {matrix.shape}.")
-        self.loss, self.gradient_noise = Quadratic(H, centre=self.centre), Covariance(C, batch_size)
+        self.loss, self.gradient_noise = Quadratic(H, centre=centre), Covariance(C, batch_size)
         self.learning_rate = number("learning_rate", learning_rate, positive=True)
         eta, values, vectors = self.learning_rate, *jnp.linalg.eigh(0.5 * (H + H.T))
         if not traced(values) and not traced(eta) and eta * values[-1] >= 1:
@@ -62,7 +61,7 @@ class EmbeddedSGD(AbstractMemoryless):
             )
 
     def drift(self, t, x):
-        return -self.rates.astype(x.dtype) @ (x - self.centre.astype(x.dtype))
+        return -self.rates.astype(x.dtype) @ (x - self.loss.centre.astype(x.dtype))
 
     def noise(self, t, x):
         return as_operator(self.root.astype(x.dtype), x)

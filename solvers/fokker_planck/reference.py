@@ -155,8 +155,8 @@ class _LogValues:
 
     def __call__(self, q: Int[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
         points = self.steps.into_box(self.steps.points(q))
-        padding = (1 << max(len(points) - 1, 0).bit_length()) - len(points)
-        padded = np.pad(points, ((0, padding), (0, 0)), mode="edge") if len(points) else points
+        padding = (1 << (len(points) - 1).bit_length()) - len(points)
+        padded = np.pad(points, ((0, padding), (0, 0)), mode="edge")
         values = evaluate_batched(self.batched, padded)[: len(points)].astype(np.float64)
         check_finite("reference", values[:, None], points)
         return values

@@ -123,6 +123,16 @@ def test_slow_processes_start_from_the_fokker_planck_law():
     assert result.agrees_with("Gibbs")
 
 
+def test_a_noise_without_closed_form_is_held_against_both():
+    # One well, which relaxes fast; the double well is in the first notebook.
+    model = sg.SGD(lambda x: 0.3 + x @ x / 2 + (x @ x) ** 2 / 4, sg.noise.HessianMatched(3.0), 0.1)
+    result = sg.compare_invariant(model, paths=10_000, methods=[sde.EulerMaruyama()])
+    assert not result.agrees_with("Gibbs")
+    assert not result.agrees_with("power law")
+    assert result.agrees_with("Fokker-Planck")
+    assert {r.law for r in result.rows} == {"Gibbs", "power law", "Fokker-Planck"}
+
+
 def test_a_noise_without_temperature_is_held_against_fokker_planck():
     model = sg.SGD(_student, sg.noise.Covariance(jnp.asarray([[2.0]]), batch_size=1), 0.5)
     result = sg.compare_invariant(model, paths=10_000, methods=[sde.EulerMaruyama()])
