@@ -187,12 +187,13 @@ def _share(
 
 
 def _angles(law: Density) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The density of the angle, in 48 sectors; the mass of a cell is spread over points within it."""
+    """The density of the angle, in 50 sectors; the mass of a cell is spread over points within it."""
     within = (np.arange(_points) + 0.5) / _points
     inner = [(e[:-1, None] + np.diff(e)[:, None] * within).ravel() for e in law.grid.edges]
     x, y = np.meshgrid(*inner, indexing="ij")
     mass = np.repeat(np.repeat(law.mass, _points, axis=0), _points, axis=1) / _points**2
-    edges = np.linspace(0, np.pi, 25)
+    # None of the edges is a diagonal, on which many of the points lie.
+    edges = np.linspace(0, np.pi, 26)
     mass = np.histogram(np.arccos(x / np.hypot(x, y)), edges, weights=mass)[0]
     return 0.5 * (edges[1:] + edges[:-1]), mass / np.diff(edges) / 2
 

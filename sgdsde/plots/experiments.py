@@ -207,7 +207,7 @@ def weak_order(result: "WeakOrder", axes: Any = None) -> np.ndarray:
                 errors.errorbar(
                     study.learning_rates, size, 1.96 * study.sem[k], color=colour, marker=marker, label=label
                 )
-            slope(errors, study.learning_rates, 0.6 * np.abs(study.errors[:, -1]).min(), power)
+            slope(errors, study.learning_rates, 0.6 * np.abs(study.errors[:, -1]).min(), power, above=False)
         errors.set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$", ylabel="weak error")
         ticks_at(errors, result.config.learning_rates)
         errors.set_title("SGD against its models")
