@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Two simulated devices, so that sharding is tested on any machine; must precede the first use of JAX.
@@ -14,6 +15,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Execute the shape annotations: every call of a public or private function is checked.
 _hook = jaxtyping.install_import_hook(["sgdsde", "solvers"], "typecheck.check")
 _hook.__enter__()
+
+
+# Linux ends a process that maps more than 65530 pieces of memory, and each compiled program takes several. JAX keeps
+# them all, so that one process could not run all tests.
+_mappings, _most_mappings = Path("/proc/self/maps"), 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forget compiled programs before there are too many of them for one process."""
+    yield
+    if _mappings.exists() and _mappings.read_bytes().count(b"\n") > _most_mappings:
+        jax.clear_caches()
 
 
 @pytest.fixture
