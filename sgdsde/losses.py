@@ -21,8 +21,8 @@ from ._checks import array, number, traced
 from ._finite_sum import (
     AbstractFiniteSum as AbstractFiniteSum,
     AbstractSquaredLoss as AbstractSquaredLoss,
-    in_dtype_of,
-    one_number,
+    in_dtype_of as _in_dtype_of,
+    one_number as _one_number,
 )
 from .model_loss import ModelLoss as ModelLoss, from_model as from_model
 
@@ -54,8 +54,8 @@ class FiniteSum(AbstractFiniteSum):
         return jax.tree.leaves(self.data)[0].shape[0]
 
     def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
-        chosen = jax.tree.map(lambda leaf: in_dtype_of(x, leaf[index]), self.data)
-        return jax.vmap(lambda example: one_number(self.loss(x, example), x, "loss(x, example)"))(chosen)
+        chosen = jax.tree.map(lambda leaf: _in_dtype_of(x, leaf[index]), self.data)
+        return jax.vmap(lambda example: _one_number(self.loss(x, example), x, "loss(x, example)"))(chosen)
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         return jnp.mean(self.examples(x, jnp.arange(self.count)))
@@ -90,8 +90,8 @@ class SquaredLoss(AbstractSquaredLoss):
         return len(self.labels)
 
     def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
-        chosen = jax.tree.map(lambda leaf: in_dtype_of(x, leaf[index]), self.inputs)
-        outputs = jax.vmap(lambda a: one_number(self.predict(x, a), x, "predict(x, input)"))(chosen)
+        chosen = jax.tree.map(lambda leaf: _in_dtype_of(x, leaf[index]), self.inputs)
+        outputs = jax.vmap(lambda a: _one_number(self.predict(x, a), x, "predict(x, input)"))(chosen)
         return outputs - self.labels[index].astype(x.dtype)
 
     def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
