@@ -91,8 +91,9 @@ def test_chunks_bound_the_memory_of_a_gradient():
 
     def memory(chunk):
         whole = losses.from_model(wide, cross_entropy, data, chunk=chunk)
-        compiled = jax.jit(jax.grad(whole)).lower(whole.x0).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        analysis = jax.jit(jax.grad(whole)).lower(whole.x0).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     assert memory(100) < memory(4000) / 8
 
