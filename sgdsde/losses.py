@@ -3,10 +3,11 @@
 Any other JAX function of one point will do as well. `floor` is an additive constant f₀: with noise proportional to
 the loss it decides whether an invariant law exists at all, so it is never added silently.
 
+`from_model` makes one of a network, or of any other model, and data.
+
 p = 1 + 1/κ below, with κ = ησ: the power law is f^(-p), the Gibbs law exp(-f/κ).
 """
 
-import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -17,38 +18,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ._checks import array, number, traced
-
-
-class AbstractFiniteSum(eqx.Module):
-    """f(x) = (1/N) Σ_i l_i(x), the mean of the losses of N examples: what minibatches are drawn from.
-
-    Stochastic gradients, their exact covariance and the minibatch noise need the single losses; anything else takes
-    such a loss as any other function of one point.
-    """
-
-    @property
-    @abc.abstractmethod
-    def count(self) -> int:
-        """The number N of examples."""
-
-    @abc.abstractmethod
-    def examples(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
-        """l_i(x) for the examples i in `index`, in the dtype of x."""
-
-    @abc.abstractmethod
-    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        """f(x), over all examples."""
-
-
-class AbstractSquaredLoss(AbstractFiniteSum):
-    """A finite sum of squared errors: l_i(x) = floor + r_i(x)²/2 with the residual r_i = h_i(x) - y_i of a label y_i.
-
-    Noise on the labels needs the residuals: with the label y_i + ε the residual is r_i - ε.
-    """
-
-    @abc.abstractmethod
-    def residuals(self, x: Float[Array, " d"], index: Int[Array, " b"]) -> Float[Array, " b"]:
-        """r_i(x) for the examples i in `index`, in the dtype of x."""
+from ._finite_sum import (
+    AbstractFiniteSum as AbstractFiniteSum,
+    AbstractSquaredLoss as AbstractSquaredLoss,
+    in_dtype_of as _in_dtype_of,
+    one_number as _one_number,
+)
+from .model_loss import ModelLoss as ModelLoss, from_model as from_model
 
 
 class FiniteSum(AbstractFiniteSum):
@@ -348,17 +324,6 @@ def himmelblau(x: Float[Array, " d"]) -> Float[Array, ""]:
     if x.shape != (2,):
         raise ValueError(f"`himmelblau` is of 2 coordinates, but x has shape {x.shape}.")
     return (x[0] ** 2 + x[1] - 11) ** 2 + (x[0] + x[1] ** 2 - 7) ** 2
-
-
-def _in_dtype_of(x: Float[Array, " d"], leaf: Any) -> Any:
-    return leaf.astype(x.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-
-def _one_number(value: Any, x: Float[Array, " d"], what: str = "loss(x, example)") -> Float[Array, ""]:
-    value = jnp.asarray(value)
-    if value.shape != ():
-        raise ValueError(f"`{what}` must return one number, but returned shape {value.shape}.")
-    return value.astype(x.dtype)
 
 
 # Asymmetry of a matrix up to this fraction of its largest entry is rounding.

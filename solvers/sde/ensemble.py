@@ -39,6 +39,9 @@ _block_sizes = (64, 1 << 14)
 # that several cores can share evenly.
 _block_unit, _block_share = 64, 4
 
+# States of more numbers than that are those of networks and the like.
+_large = 1 << 12
+
 # On a GPU there is one block or a few, of as many times more paths, to fill it.
 _wider = {"gpu": 1 << 8}
 
@@ -210,6 +213,9 @@ def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
 def block_size(n: int, d: int, numbers: int, platform: str) -> int:
     """How many paths make a block: a function of the run and the platform alone, because the bits depend on it."""
     wider = _wider.get(platform, 1)
+    if d > _large:
+        # Each path is work enough for all vector units, and may need much memory: no path is there to fill a block.
+        return min(1 << (n - 1).bit_length(), 1 << int(np.log2(max(1, _block_numbers * wider // d))))
     fitting = 1 << int(np.log2(max(1, _block_numbers * wider // max(d, numbers))))
     smallest, largest = _block_sizes
     most = int(np.clip(fitting, smallest, largest * wider))
