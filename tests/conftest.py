@@ -17,6 +17,18 @@ _hook = jaxtyping.install_import_hook(["sgdsde", "solvers"], "typecheck.check")
 _hook.__enter__()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also the tests marked `slow`: further cases, long runs")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without --slow leave out what is marked `slow`, so that a run stays below half an hour on two cores."""
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
 # Linux ends a process that maps more than 65530 pieces of memory, and each compiled program takes several. JAX keeps
 # them all, so that one process could not run all tests.
 _mappings, _most_mappings = Path("/proc/self/maps"), 20_000
