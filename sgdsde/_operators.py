@@ -30,18 +30,26 @@ class ExampleRoot(lx.AbstractLinearOperator):
     centred: bool = eqx.field(static=True)
 
     def mv(self, vector):
+        return self.along(self.weights(vector))
+
+    def weights(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
+        """What the gradient of each example is multiplied by."""
+        return self.scale * self._centred(vector)
+
+    def along(self, weights: Float[Array, " N"]) -> Float[Array, " d"]:
+        """Σ_i weights_i ∇φ_i(x), by one backward pass."""
         _, pull_back = jax.vjp(self._all, self.x)
-        (out,) = pull_back(self.scale * self._weights(vector))
+        (out,) = pull_back(weights)
         return out
 
     def as_matrix(self):
         wide = self.count > self.x.size
         jacobian = (jax.jacfwd if wide else jax.jacrev)(self._all)(self.x)
-        return self.scale * jax.vmap(self._weights, in_axes=1)(jacobian)
+        return self.scale * jax.vmap(self._centred, in_axes=1)(jacobian)
 
     def transpose(self):
         def fn(vector):
-            return self.scale * self._weights(jax.jvp(self._all, (self.x,), (vector,))[1])
+            return self.weights(jax.jvp(self._all, (self.x,), (vector,))[1])
 
         return lx.FunctionLinearOperator(fn, self.out_structure())
 
@@ -65,7 +73,7 @@ class ExampleRoot(lx.AbstractLinearOperator):
     def _all(self, x):
         return self.functions(x, jnp.arange(self.count))
 
-    def _weights(self, vector):
+    def _centred(self, vector):
         return vector - jnp.mean(vector) if self.centred else vector
 
 

@@ -40,6 +40,16 @@ class AbstractDiffusion(eqx.Module):
         return 0.5 * g @ g.T
 
 
+class AbstractJointDiffusion(AbstractDiffusion):
+    """A diffusion whose drift and noise cost less together than one after the other."""
+
+    @abc.abstractmethod
+    def euler(
+        self, t: Shaped[ArrayLike, ""], x: Float[Array, " d"], dt: Shaped[Array, ""], dw: Float[Array, " m"]
+    ) -> Float[Array, " d"]:
+        """x + b(t, x) dt + G(t, x) dw: a step of Euler and Maruyama."""
+
+
 class Diffusion(AbstractDiffusion):
     """The Itô diffusion dX = b dt + G dB given by two JAX functions.
 

@@ -40,7 +40,7 @@ _block_sizes = (64, 1 << 14)
 _block_unit, _block_share = 64, 4
 
 # States of more numbers than that are those of networks and the like.
-_large = 1 << 12
+_large = 1 << 8
 
 # On a GPU there is one block or a few, of as many times more paths, to fill it.
 _wider = {"gpu": 1 << 8}

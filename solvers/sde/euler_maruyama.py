@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 import equinox as eqx
 
+from ..process import AbstractJointDiffusion
 from .method import AbstractMethod, check_noise
 
 
@@ -32,4 +33,6 @@ class EulerMaruyama(AbstractMethod):
         return "increment" if self.noise == "normal" else "three-point"
 
     def step(self, process, t, x, dt, increment):
+        if isinstance(process, AbstractJointDiffusion):
+            return process.euler(t, x, dt, increment.dw)
         return x + process.drift(t, x) * dt + process.noise(t, x).mv(increment.dw)

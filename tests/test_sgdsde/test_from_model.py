@@ -109,6 +109,20 @@ def test_weight_decay_is_in_every_example_and_not_in_the_noise():
     np.testing.assert_allclose(kick, weights @ single, atol=1e-13)
 
 
+@pytest.mark.parametrize("replacement", [True, False])
+def test_one_backward_pass_takes_the_step_of_drift_and_noise(replacement):
+    # With weight decay, which the noise does not have; and another loss of the same examples takes two passes.
+    decayed = losses.from_model(network, cross_entropy, (inputs, labels), weight_decay=0.3)
+    x, w = loss.x0, jnp.asarray(rng.normal(size=40))
+    share = 0.2 / (40 * 4) * (1 if replacement else 36 / 39)
+    expected = x - 0.05 * (single.mean(axis=0) + 0.3 * x) + np.sqrt(share) * (w - w.mean()) @ single
+    for of_noise, passes in ((decayed, 1), (loss, 2)):
+        model = sg.SGD(decayed, noise.Minibatch(of_noise, 4, replacement), 0.2)
+        step = jax.jit(lambda x, w, model=model: model.euler(0.0, x, jnp.asarray(0.05), w))
+        np.testing.assert_allclose(step(x, w), expected, atol=1e-14)
+        assert model.one_sum == (passes == 1)
+
+
 def _agree(increments, expected):
     """|S - Σ|² of a sample covariance S against its mean ((tr Σ)² + tr Σ²)/(n-1) for normal samples."""
     n = len(increments)
