@@ -22,11 +22,15 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without --slow leave out what is marked `slow`, so that a run stays below half an hour on two cores."""
+    """Without --slow leave out what is marked `slow`: a whole test, or the cases of it that the mark names."""
+
+    def is_slow(item):
+        mark = item.get_closest_marker("slow")
+        return mark is not None and (not mark.args or item.callspec.id in mark.args)
+
     if not config.getoption("--slow"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=[item for item in items if is_slow(item)])
+        items[:] = [item for item in items if not is_slow(item)]
 
 
 # Linux ends a process that maps more than 65530 pieces of memory, and each compiled program takes several. JAX keeps

@@ -84,6 +84,7 @@ def test_chunks_do_not_change_the_numbers():
     np.testing.assert_allclose(jax.jit(lambda w: g.mv(w))(jnp.asarray(w)), expected, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_chunks_bound_the_memory_of_a_gradient():
     # 4,000 examples of some 200 numbers.
     wide = eqx.nn.MLP(6, 3, 100, 1, key=jax.random.key(0), dtype=jnp.float64)
@@ -135,6 +136,7 @@ def _agree(increments, expected):
 
 
 @pytest.mark.parametrize("replacement", [True, False])
+@pytest.mark.slow("True")
 def test_increments_have_the_covariance_of_minibatches(replacement):
     # 403 parameters, 40 examples, batches of 10: Σ = C/B, and (N-B)/(N-1) of it without replacement.
     sigma = np.cov(single.T, ddof=0) / 10 * (1 if replacement else 30 / 39)
@@ -167,6 +169,7 @@ def test_motions_belong_to_examples_and_coupled_runs_share_them():
         assert two["c"] != 0
 
 
+@pytest.mark.slow
 def test_validity_of_a_network():
     small = losses.from_model(parameters, cross_entropy, (inputs, labels), predict=linear)
     report = sg.validity(

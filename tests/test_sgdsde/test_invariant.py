@@ -29,6 +29,7 @@ def swapped():
 
 
 @pytest.mark.parametrize(("law", "other"), [("power law", "Gibbs"), ("Gibbs", "power law")])
+@pytest.mark.slow
 def test_laws_swap_roles_with_the_noise(swapped, law, other):
     result = swapped[law]
     assert result.agrees_with(law)
@@ -123,6 +124,7 @@ def test_slow_processes_start_from_the_fokker_planck_law():
     assert result.agrees_with("Gibbs")
 
 
+@pytest.mark.slow
 def test_a_noise_without_closed_form_is_held_against_both():
     # One well, which relaxes fast; the double well is in the first notebook.
     model = sg.SGD(lambda x: 0.3 + x @ x / 2 + (x @ x) ** 2 / 4, sg.noise.HessianMatched(3.0), 0.1)
@@ -133,6 +135,7 @@ def test_a_noise_without_closed_form_is_held_against_both():
     assert {r.law for r in result.rows} == {"Gibbs", "power law", "Fokker-Planck"}
 
 
+@pytest.mark.slow
 def test_a_noise_without_temperature_is_held_against_fokker_planck():
     model = sg.SGD(_student, sg.noise.Covariance(jnp.asarray([[2.0]]), batch_size=1), 0.5)
     result = sg.compare_invariant(model, paths=10_000, methods=[sde.EulerMaruyama()])

@@ -64,6 +64,7 @@ def test_a_tail_beyond_the_reach_of_integration():
     np.testing.assert_allclose(p.mass, [(1 - 4**-0.2) / 2, (1 - 2**-0.2) / 2, (2**-0.2 - 4**-0.2) / 2], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_ring_valley():
     # Half-planes: the mass beyond |x| = 1000 is 1e-18.
     grid = Grid([[-1e3, -4, -2, 0, 2, 4, 1e3], [-1e3, -4, -2, 0, 2, 4, 1e3]])
@@ -150,6 +151,7 @@ def test_needs_64_bits():
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 5.0])
+@pytest.mark.slow("0.5")
 def test_a_curved_valley_is_normalisable(temperature):
     # Rosenbrock: far shells are missed or hit by the valley, and fall by hundreds of digits all the same. In the
     # plane ∫ exp(-f/T) = πT/10 exactly.

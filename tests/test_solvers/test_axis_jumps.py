@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.sparse
 from test_solvers.test_tensor_transitions import brownian, ellipse, squares, turning
 
@@ -30,6 +31,7 @@ def test_backwards_in_time():
     np.testing.assert_allclose(back @ np.ones(256), 0, atol=1e-8 * np.max(back.diagonal()))
 
 
+@pytest.mark.slow
 def test_an_ellipsoid_by_iterations(monkeypatch):
     monkeypatch.setitem(many_full, 3, 0)
     precision = np.linalg.inv(_tensor)
@@ -39,6 +41,7 @@ def test_an_ellipsoid_by_iterations(monkeypatch):
     np.testing.assert_allclose(tau.values, (1 - square) / 6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_rates_and_laws_by_iterations(monkeypatch):
     # n₁ (1 + i) + n₂ (1 - i), with the law of elimination.
     generator = fokker_planck.assemble(turning(1.0), Grid.uniform((-2.0, 2.0, 24), (-2.4, 2.4, 24)))

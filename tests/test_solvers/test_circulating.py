@@ -138,6 +138,7 @@ _process = Diffusion(lambda t, x: _turning(x), lambda t, x: jnp.sqrt(jnp.asarray
 
 
 @pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.slow("3")
 def test_exits_agree_with_elimination(d, monkeypatch):
     # In a set that a rotation does not keep, and between two.
     grid = Grid.uniform(*[(-1.3, 1.7, 32 if d == 2 else 14)] * d)
@@ -157,6 +158,7 @@ def test_exits_agree_with_elimination(d, monkeypatch):
         assert np.any(found != right)
 
 
+@pytest.mark.slow
 def test_a_ball_in_space_that_turns():
     # A rotation does not change the distance from the centre; too many cells for elimination.
     grid = Grid.uniform(*[(-1.05, 1.05, 32)] * 3)

@@ -83,6 +83,7 @@ _annulus = {
 
 
 @pytest.mark.parametrize("name", _annulus)
+@pytest.mark.slow("still")
 def test_out_of_a_disc_to_second_order(name):
     # From r < .3 to r > 1 under D = .3: q = ∫_.3^r e^(r²/.6)/r dr / ∫_.3^1, and the rate is 2π D / (Z ∫), Z = .6 π.
     # A rotation changes neither, but there is no detailed balance.
@@ -158,6 +159,7 @@ def test_as_many_come_back_as_go_in_the_plane():
     assert np.max(np.abs(there.backward - (1 - there.values))) > 0.2
 
 
+@pytest.mark.slow
 def test_in_space():
     # Nothing depends on the other coordinates.
     f = lambda x: (x[0] ** 2 - 1) ** 2 / 4 + jnp.sum(x[1:] ** 2)  # noqa: E731

@@ -60,6 +60,7 @@ def test_sra1_is_the_same_under_constant_noise():
 
 
 @pytest.mark.parametrize("solver", [diffrax.EulerHeun(), diffrax.SPaRK(), diffrax.ReversibleHeun()])
+@pytest.mark.slow("solver2")
 def test_stratonovich_solvers_converge_to_the_solution_in_the_sense_of_ito(solver):
     process, x0, exact = problems.pathwise["four turning"]
     dts = [2.0**-k for k in range(4, 8)]
@@ -79,6 +80,7 @@ def test_solvers_in_a_run():
 # Adaptive runs
 
 
+@pytest.mark.slow
 def test_an_adaptive_run_is_closer_than_fixed_steps():
     # dX = 1.5 X dt + X dB is X_0 exp(t + B): a function of the increment alone, whatever happens in between.
     process, x, dt = Diffusion(lambda t, x: 1.5 * x, lambda t, x: x), jnp.ones(1), 0.5
@@ -109,6 +111,7 @@ def test_an_adaptive_run_takes_a_stiff_drift_and_reports_an_explosion():
     assert np.all(np.isnan(ends(jnp.asarray(1.0))))
 
 
+@pytest.mark.slow
 def test_the_path_within_a_step_is_a_brownian_motion_with_the_given_end():
     n, dt = 10_000, jnp.asarray(0.5)
     dw = jnp.sqrt(dt) * jnp.asarray(np.random.default_rng(0).normal(size=(n, 1)))

@@ -144,6 +144,10 @@ _layout_cases = [
 
 
 @pytest.mark.parametrize(("name", "method", "x64"), _layout_cases)
+@pytest.mark.slow(
+    *("ring-method6-True", "linear-method5-True", "separable-method4-True", "separable-method10-False"),
+    *("ring-method1-True", "transcendental-method2-True", "loss-proportional-method7-False"),
+)
 def test_same_bits_in_every_layout(name, method, x64, monkeypatch):
     monkeypatch.setattr(ensemble, "_block_sizes", (64, 1024))
     with jax.enable_x64(x64), jax.numpy_dtype_promotion("standard"):

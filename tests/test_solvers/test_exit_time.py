@@ -202,6 +202,7 @@ _radial = {
         ("ou", 3, (12, 24)),
     ],
 )
+@pytest.mark.slow("ou-3-cells3")
 def test_radial_processes_in_a_ball_to_second_order(name, d, cells):
     process, scale, speed = _radial[name]
     r = np.linspace(0, 1, 30)
@@ -220,6 +221,7 @@ def test_radial_processes_in_a_ball_to_second_order(name, d, cells):
     np.testing.assert_allclose(observed_order(np.array(errors)), 2, atol=0.35)
 
 
+@pytest.mark.slow
 def test_particles_leave_an_irreversible_process_as_late():
     # dX = (-A x) dt + sqrt(2D) dB with a rotation, and a set that a rotation does not keep.
     turn = jnp.array([[1.0, 2.0], [-2.0, 1.0]])
@@ -288,6 +290,7 @@ def test_python_functions_and_axes_that_are_too_many():
         _exit(ball(0.5), boundary="open")
 
 
+@pytest.mark.slow
 def test_exits_too_rare_for_float64_are_refused():
     # On a line, 2e27; in the plane, where x₂ has no say, the same number is lost in rounding.
     line, side = (-2.0, 2.0, 80), (-0.5, 0.5, 10)

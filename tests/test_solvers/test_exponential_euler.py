@@ -121,6 +121,7 @@ def test_weak_order():
 
 
 @pytest.mark.parametrize(("motions", "least"), [(1, 1.4), (2, 0.9)])
+@pytest.mark.slow("2-0.9")
 def test_strong_order_under_additive_noise(motions, least):
     """One motion in two dimensions needs the time integral of the Brownian motion, and gains by it."""
     noise = jnp.array([[0.0, 0.7], [1.0, 0.2]])[:, :motions]

@@ -80,6 +80,7 @@ def _student(form):
 @pytest.mark.parametrize(
     ("method", "form"), [(sde.Milstein(), 1.0), (sde.WeakRK2(), 1.0), (sde.WeakRK2(), np.eye(2))], ids=str
 )
+@pytest.mark.slow("Milstein()-1.0", "WeakRK2()-1.0")
 def test_noise_that_does_not_commute(method, form):
     """E|X|² relaxes to 1/4 at the rate 1.6. Lévy areas, time integrals and signs are handed to the longer step."""
     x0 = jnp.array([1.0, 0.5])

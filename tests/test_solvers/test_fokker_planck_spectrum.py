@@ -48,6 +48,7 @@ def test_student_rates():
 
 
 @pytest.mark.parametrize(("cells", "order"), [((402, 802, 1602), 4), ((200, 400, 800), 6)])
+@pytest.mark.slow("cells1-6")
 def test_rates_are_second_order_and_higher_when_extrapolated(cells, order):
     # From two grids, as the number of cells can be halved once, or from three. The first rate is of higher order,
     # because its mode is linear.
@@ -150,6 +151,7 @@ def test_gap_at_the_edge_of_the_continuum():
     assert sp.gap == pytest.approx(2, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_rates_below_rounding_are_refused_in_the_plane():
     # The coordinates are independent, and the gap is that of the well along x: 3e-28 at D = .004, see above.
     def well(x):

@@ -105,6 +105,7 @@ def _paths(d, dtype, scale=0.7):
 
 
 @pytest.mark.parametrize("name", list(_cases))
+@pytest.mark.slow("four dimensions", "time", "clipped", "log cosh tanh")
 def test_a_kernel_takes_the_steps_of_the_engine(name):
     process, method, d, dtype = _cases[name]
     problem, (path, x) = _problem(process, method, d, dtype), _paths(d, dtype)
@@ -228,6 +229,7 @@ _run = {"t1": 0.5, "dt": 0.01, "key": 3, "paths": 300}
 
 
 @pytest.mark.parametrize("name", ["leimkuhler-matthews", "time"])
+@pytest.mark.slow("leimkuhler-matthews")
 def test_a_run_in_kernels_is_the_run(gpu, kernels, monkeypatch, name):
     process, method, d, dtype = _cases[name]
     moments, x0 = sde.Moments(lambda t, x: x @ x), np.full(d, 0.7, dtype)

@@ -71,6 +71,7 @@ def test_directional_area_has_the_joint_law_of_the_fine_path(m):
 
 
 @pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.slow("4")
 def test_second_moment_of_the_area(m):
     dt = jnp.asarray(_dt)
     z, w = _normals(matrix_count(m, _dt)), jnp.sqrt(dt) * _normals(m, 1)

@@ -172,6 +172,7 @@ def test_stratonovich_drift_under_loss_proportional_noise():
 
 
 @pytest.mark.parametrize("name", ["geometric", "tanh", "four turning"])
+@pytest.mark.slow("four turning")
 def test_heun_has_strong_order_one_for_noise_that_commutes(name):
     process, x0, exact = problems.pathwise[name]
     dts = [2.0**-k for k in range(4, 8)]

@@ -115,6 +115,10 @@ def test_strong_order(case):
 
 
 @pytest.mark.parametrize("case", [c for c in cases if c.weak], ids=_name)
+@pytest.mark.slow(
+    *("Lamperti", "DriftImplicitEuler", "LeimkuhlerMatthews-three-point", "PSKROCK", "Milstein", "ExponentialEuler"),
+    "StratonovichHeun",
+)
 def test_weak_order(case):
     study = _measure(sde.weak_order, case, *case.weak)
     assert abs(study.order - case.method.weak_order) < 0.25, str(study)

@@ -47,6 +47,7 @@ class _WithoutAreas(sde.AbstractMethod):
 
 # At t1 = 1 and in 20 dimensions, the errors of order 1 would still hide those of order 1/2.
 @pytest.mark.parametrize(("d", "paths"), [(2, 800), (5, 400), (20, 64)])
+@pytest.mark.slow("5-400")
 def test_strong_orders_on_the_same_paths(d, paths):
     orders = {}
     for method in (sde.Milstein(), sde.EulerMaruyama(), _WithoutAreas()):
@@ -120,6 +121,7 @@ def _squares(cases, n, many=2000):
     return np.concatenate(chunks).T
 
 
+@pytest.mark.slow
 def test_the_error_of_a_sampled_area_is_that_of_the_cut_series():
     counts = [8, 16, 32, 64]
     squares = _squares([(0.3, p) for p in counts], 10_000)
@@ -177,6 +179,7 @@ _paths = [(2, 400), (20, 50)]
 
 
 @pytest.mark.parametrize(("d", "paths"), _paths)
+@pytest.mark.slow("2-800")
 def test_sampled_areas_cost_an_error_of_order_one(d, paths):
     # Steps for which p terms are just enough, over a time so short that the flow hardly changes a difference.
     t1, counts = 1 / 64, (2, 8)
@@ -190,6 +193,7 @@ def test_sampled_areas_cost_an_error_of_order_one(d, paths):
 
 
 @pytest.mark.parametrize(("d", "paths"), _paths)
+@pytest.mark.slow("20-100")
 def test_at_long_steps_one_term_is_more_than_enough(d, paths):
     # The difference falls as √dt only while p = 1, from far below the bound C dt.
     for dt in 2.0 ** -np.arange(3, 8):

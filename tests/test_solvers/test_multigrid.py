@@ -187,6 +187,7 @@ def test_the_slowest_modes_of_a_square():
 
 
 @pytest.mark.parametrize("name", ["ring", "double well", "power law", "space"])
+@pytest.mark.slow("space", "power law")
 def test_spectra_agree_with_elimination(name, monkeypatch):
     process, grid = _table[name][0], _table[name][1](56)
     generator = assemble_checked(process, grid, ("no-flux",) * grid.ndim)
@@ -205,6 +206,7 @@ def test_spectra_agree_with_elimination(name, monkeypatch):
         assert np.max(residual / (np.abs(generator.matrix.diagonal()) * (np.abs(mode) + 1))) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_spectrum_of_many_cells():
     # An Ornstein-Uhlenbeck process has the rates n₁ l₁ + n₂ l₂, and φ = x₁ / std for the first.
     process, grid = gibbs(lambda x: 0.5 * (0.8 * x[0] ** 2 + 2.2 * x[1] ** 2), 0.3), _square(5.0, 256)
@@ -223,6 +225,7 @@ def test_a_rate_that_rounding_makes_negative_is_refused():
         fokker_planck.spectrum(generator, 2)
 
 
+@pytest.mark.slow
 def test_rates_below_rounding_are_refused_by_iterations_too(monkeypatch):
     monkeypatch.setattr(krylov_modes, "_many", 0)
     well = lambda x: double_well()(x) + x[1] ** 2  # noqa: E731
@@ -253,6 +256,7 @@ _exits = {
 
 
 @pytest.mark.parametrize("name", _exits)
+@pytest.mark.slow("space", "student")
 def test_exit_times_and_laws_agree_with_elimination(name, iterations):
     process, grid, inside = _exits[name]
     exact = fokker_planck.exit_time(process, grid, inside)
@@ -277,6 +281,7 @@ def test_committors_agree_with_elimination(iterations):
     assert q.rate == pytest.approx(exact.rate, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_exits_too_rare_for_float64_are_refused_by_iterations_too(iterations):
     iterations(0)
     grid, inside = Grid.uniform((-2.0, 2.0, 80), (-0.5, 0.5, 20)), lambda x: x[0] < 0.3
@@ -292,6 +297,7 @@ def test_exits_too_rare_for_float64_are_refused_by_iterations_too(iterations):
     assert np.all(plane.error[plane.values > 0] < 0.05 * along.at(-1.0))
 
 
+@pytest.mark.slow
 def test_a_ball_in_space():
     grid = Grid.uniform((-1.3, 1.7, 44), (-1.2, 1.3, 44), (-1.2, 1.3, 44))
     assert np.pi / 6 * 44**3 / (1.5 * 1.25**2) > killed_solver._many[3]
@@ -333,6 +339,7 @@ _currents = {
 
 
 @pytest.mark.parametrize("name", _currents)
+@pytest.mark.slow("fast", "wells")
 def test_laws_with_a_current_agree_with_elimination_down_to_their_tails(name, monkeypatch):
     process, grid = _currents[name]
     generator = assemble_checked(process, grid, ("no-flux",) * grid.ndim)
@@ -356,6 +363,7 @@ def test_a_law_with_a_current_around_a_torus():
     np.testing.assert_allclose(np.exp(log_law) / np.exp(log_law).sum(), exact.mass, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_turning_gaussian_of_many_cells():
     # The covariance P solves A P + P Aᵀ = 2 D.
     a, d = np.array([[1.0, 2.0], [-1.0, 1.5]]), np.array([0.3, 0.5])

@@ -39,6 +39,7 @@ def _run(method, functional, tolerance, key, process=_geometric, x0=(_start,), *
 
 
 @pytest.mark.parametrize("method", [sde.EulerMaruyama(), sde.Milstein()])
+@pytest.mark.slow("method1")
 def test_root_mean_square_error_is_the_tolerance(method):
     """Half its square is for the standard error, which is used up, and half for the bias, which is not all of it."""
     tolerance = 0.05
@@ -59,6 +60,7 @@ def test_estimates_scatter_about_the_mean_of_the_finest_level_as_their_error_bar
 
 
 @pytest.mark.parametrize(("method", "beta"), [(sde.EulerMaruyama(), 1), (sde.Milstein(), 2)])
+@pytest.mark.slow("method1-2")
 def test_rates_in_one_dimension(method, beta):
     run = _run(method, _square, 5e-4, 1, _decaying, (1.0,), dt=1 / 4)
     assert len(run.dts) >= 4
@@ -95,6 +97,7 @@ def _area_square(x):
 
 
 @pytest.mark.parametrize(("method", "beta"), [(sde.Milstein(), 2), (_WithoutAreas(), 1)])
+@pytest.mark.slow("method0-2")
 def test_antithetic_twins_replace_levy_areas(method, beta):
     """X_3 is twice a Lévy area, E X_3² = 1, and 1 - dt without the areas of the steps."""
     run = _run(method, _area_square, 0.01, 1, levy_area, (0.0, 0.0, 0.0), dt=1 / 8)
@@ -118,6 +121,7 @@ def test_isotropic_noise_has_twins_in_the_place_of_levy_areas():
     assert all(run.twins for run in runs)
 
 
+@pytest.mark.slow
 def test_a_method_that_takes_time_integrals():
     run = _run(sde.WeakRK2(), _square, 0.01, 1, _isotropic, (1.0, 0.5), dt=1 / 4)
     assert abs(run.estimate - _isotropic_exact) < 0.02

@@ -44,6 +44,7 @@ def test_strong_order_against_exact_solutions(method, noise):
 
 @pytest.mark.parametrize("d", [2, 3])
 @pytest.mark.parametrize("method", [sde.EulerMaruyama(), sde.Milstein()])
+@pytest.mark.slow("method1-2", "method0-2", "method0-3")
 def test_strong_order_under_isotropic_loss_proportional_noise(method, d):
     process = Diffusion(lambda t, x: -x, lambda t, x: jnp.sqrt(0.5 * (1 + x @ x)))
     study = sde.strong_order(process, method, jnp.ones(d), dts=_dts[:-1], key=2, paths=1000)
@@ -84,6 +85,7 @@ def test_a_study_can_tell_a_false_milstein():
     assert true.reference_dt == false.reference_dt == _dts[-2] / 32
 
 
+@pytest.mark.slow
 def test_weak_order_against_each_reference():
     process, exact = _geometric(1)
     method = sde.EulerMaruyama()

@@ -153,6 +153,7 @@ def test_the_bridge_makes_the_bias_one_of_order_dt(name):
 @pytest.mark.parametrize(
     ("name", "t1", "dt"), [("brownian", 12.0, 0.04), ("ou", 14.0, 0.08), ("loss-proportional", 40.0, 0.08)]
 )
+@pytest.mark.slow("brownian-12.0-0.04", "loss-proportional-40.0-0.08")
 def test_mean_exit_time_is_the_exact_one_of_the_scheme(name, t1, dt):
     drift, diffusivity, x0, ends = case = _cases[name]
     out = sde.simulate(
@@ -173,6 +174,7 @@ def test_mean_exit_time_is_the_exact_one_of_the_scheme(name, t1, dt):
     assert abs(out["bridge"].mean - exact) < 4 * out["bridge"].sem + 1.2 * dt
 
 
+@pytest.mark.slow
 def test_mean_exit_time_from_a_well():
     drift, diffusivity, x0, ends = case = _cases["double well"]
     process, options = _process(drift, diffusivity), {"t1": 72.0, "dt": 0.04, "key": 3, "paths": 20_000}
@@ -184,6 +186,7 @@ def test_mean_exit_time_from_a_well():
 
 
 @pytest.mark.parametrize("inner", [sde.EulerMaruyama(), sde.LeimkuhlerMatthews()])
+@pytest.mark.slow("inner0")
 def test_exit_times_are_physical_under_a_change_of_time(inner):
     drift, diffusivity, x0, ends = case = _cases["loss-proportional double well"]
     out = sde.simulate(
@@ -205,6 +208,7 @@ def test_exit_times_are_physical_under_a_change_of_time(inner):
     assert out["linear"].mean - exact > 4 * out["linear"].sem + 6 * 0.08
 
 
+@pytest.mark.slow
 def test_bias_of_a_simulation_falls_with_dt_and_without_the_bridge_with_its_root():
     drift, diffusivity, x0, ends = _cases["ou"]
     exact, bias = _exact(drift, diffusivity, x0, *ends), {"bridge": [], "linear": []}
@@ -248,6 +252,7 @@ def test_exit_from_a_disc():
     assert np.sqrt(np.mean(miss**2)) < dt
 
 
+@pytest.mark.slow
 def test_exit_points_from_the_centre_of_a_disc_are_uniform_on_the_circle():
     process = Diffusion(lambda t, x: -x, lambda t, x: jnp.sqrt(1 + x @ x))
     for inside in (lambda x: 1 - x @ x, lambda x: x @ x < 1):
@@ -370,6 +375,7 @@ _layouts = {
 
 
 @pytest.mark.parametrize("name", list(_layouts))
+@pytest.mark.slow("time-changed", "em, float32", "milstein")
 def test_same_bits_in_every_layout(name, monkeypatch):
     monkeypatch.setattr(ensemble, "_block_sizes", (64, 1024))
     method, x64 = _layouts[name]
@@ -416,6 +422,7 @@ _guards = {
 
 
 @pytest.mark.parametrize("name", list(_guards))
+@pytest.mark.slow("interpolated", "booleans", "time")
 def test_watching_from_inside_the_loop_changes_nothing(name, monkeypatch):
     monkeypatch.setattr(ensemble, "_block_sizes", (64, 1024))
     process, passage, d, method, dtype = _guards[name]
@@ -441,6 +448,7 @@ def test_watching_from_inside_the_loop_changes_nothing(name, monkeypatch):
                 assert np.array_equal(getattr(inside["T"], field), getattr(plain["T"], field), equal_nan=True), layout
 
 
+@pytest.mark.slow
 def test_what_is_not_watched_from_inside_the_loop(monkeypatch):
     monkeypatch.setattr(choice, "_steps_worth_a_guard", 0)
     one, x0 = sde.FirstPassage(lambda x: 1.2 - x @ x), np.full((50, 1), 0.1)

@@ -61,6 +61,7 @@ def test_half_a_double_well_is_left_at_the_rate_of_the_gap(process, gap, rel):
 
 
 @pytest.mark.parametrize(("d", "cells"), [(2, (16, 64)), (3, (10, 20))])
+@pytest.mark.slow("3-cells1")
 def test_brownian_motion_in_a_ball(d, cells):
     # D j²/R², j the first zero of J₀ (2-D, density ∝ J₀(jr)) or π (3-D, ∝ sin(πr)/r).
     j = special.jn_zeros(0, 1)[0] if d == 2 else np.pi
@@ -96,6 +97,7 @@ def test_the_mean_exit_time_of_the_law_is_one_over_the_rate():
     assert np.sum(np.abs(far)) > 0.1
 
 
+@pytest.mark.slow
 def test_a_rotation_changes_nothing_in_a_disc():
     grid = Grid.uniform((-1.2, 1.2, 48), (-1.2, 1.2, 48))
     still, moving = (
@@ -128,6 +130,7 @@ def test_faces_that_absorb():
     np.testing.assert_allclose(qs.density.pdf, np.pi / 4 * np.sin(np.pi * x), atol=5e-3)
 
 
+@pytest.mark.slow
 def test_rates_below_rounding_are_refused_in_the_plane():
     line, side = (-2.0, 2.0, 81), (-0.5, 0.5, 9)
     well = lambda x: (x[0] ** 2 - 1) ** 2 / 4 + jnp.sum(x[1:] ** 2)  # noqa: E731

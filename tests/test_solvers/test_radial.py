@@ -28,6 +28,7 @@ def ring(x):
 @pytest.mark.parametrize(
     ("d", "kappa", "reach", "angular"), [(2, 0.2, 1e4, (0, 3)), (3, 0.1, 300.0, (0, 1)), (10, 0.05, 100.0, (0, 1))]
 )
+@pytest.mark.slow("3-0.1-300.0-angular1", "2-0.2-10000.0-angular0")
 def test_student_rates(d, kappa, reach, angular):
     # f = 1 + |x|², D = κ f: 2n - κ (n (n + d - 2) - l (l + d - 2)), n = l, l + 2, ..., n < 1 + 1/κ - d/2, below
     # κ ((1/κ - (d - 2)/2)² + l (l + d - 2)).
@@ -42,6 +43,7 @@ def test_student_rates(d, kappa, reach, angular):
 
 
 @pytest.mark.parametrize(("d", "cells", "rtol"), [(2, 600, 1e-7), (3, 600, 1e-7), (1000, 800, 1e-6)])
+@pytest.mark.slow("1000-800-1e-06", "2-600-1e-07")
 def test_ornstein_uhlenbeck_rates(d, cells, rtol):
     # l + 2j, and the law of r is that of χ.
     reach = np.sqrt(d) + 9
@@ -61,6 +63,7 @@ def test_multiplicities_are_those_of_spherical_harmonics():
         assert [_multiplicity(d, l) for l in range(4)] == count  # noqa: E741
 
 
+@pytest.mark.slow
 def test_rates_agree_with_those_in_the_plane():
     # The ring f = .1 + (r² - 1)²/8: its slowest mode has l = 1.
     process = loss_proportional(ring, 0.5)
@@ -72,6 +75,7 @@ def test_rates_agree_with_those_in_the_plane():
     np.testing.assert_allclose(sp.rates[1:], slow[1][0], rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_rates_of_a_ring_do_not_depend_on_the_grid():
     process = loss_proportional(ring, 0.5)
     rates = [
@@ -182,6 +186,7 @@ def test_diffusion_may_differ_along_and_across():
 
 
 @pytest.mark.parametrize("d", [2, 3, 10, 1000])
+@pytest.mark.slow("1000")
 def test_brownian_motion_in_a_ball(d):
     # (R² - r²) / (2 d D).
     grid = Grid.half_line(10.0, 100, 1.0)
@@ -194,6 +199,7 @@ def test_brownian_motion_in_a_ball(d):
 @pytest.mark.parametrize(
     ("d", "temperature", "radius", "power"), [(3, 0.1, 1.0, 0), (3, 0.02, 3.0, 93), (10, 0.02, 3.2, 100)]
 )
+@pytest.mark.slow("3-0.02-3.0-93", "3-0.1-1.0-0")
 def test_times_of_1e100(d, temperature, radius, power):
     # V = r²/2: ∫ e^(V/T) y^(1-d) (2T)^(d/2) γ(d/2, y²/2T) / 2T dy.
     grid = Grid.half_line(10.0, 200, 1.0)

@@ -36,6 +36,7 @@ def distance(p, mass):
 _turning, _covariance = linear([[1.0, -0.9], [0.7, 2.0]], np.diag([1.0, 0.6]))
 
 
+@pytest.mark.slow
 def test_a_gaussian_law_is_exact_up_to_the_box():
     # Half-widths of k standard deviations leave out e^(-k²/2).
     for reach, bound in ((5, 1e-5), (7, 1e-9)):
@@ -64,6 +65,7 @@ def test_a_correlated_law_is_exact_too():
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "tensor"])
+@pytest.mark.slow("tensor")
 def test_a_law_with_varying_noise_is_exact_to_the_quadrature(kind):
     def diagonal(x):
         return jnp.diag(jnp.array([1 + 0.3 * jnp.sin(x[1]), 0.9 + 0.2 * jnp.cos(x[0])]))
@@ -96,6 +98,7 @@ def test_a_double_well_that_circles():
     assert distance(p, centres(grid, well)) > 1e-3
 
 
+@pytest.mark.slow
 def test_three_dimensions_and_a_circle():
     process, covariance = linear([[1.0, 0.5, 0.0], [-0.5, 1.0, 0.3], [0.0, -0.3, 1.5]], np.diag([1.0, 0.8, 1.2]))
     grid = sigmas(covariance, 5, 10)
