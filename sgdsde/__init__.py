@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import (
+        datasets as datasets,
         experiments as experiments,
         losses as losses,
+        networks as networks,
         noise as noise,
         optimizers as optimizers,
         plots as plots,
@@ -58,8 +60,10 @@ _homes = {
     "Validity": "weak_error",
     "compare": "distances",
     "compare_invariant": "invariant",
+    "datasets": None,
     "experiments": None,
     "losses": None,
+    "networks": None,
     "noise": None,
     "optimizers": None,
     "plots": None,
