@@ -18,7 +18,6 @@ from solvers import sde
 
 from .. import datasets, optimizers, theory
 from ..losses import FiniteSum
-from ..noise import Minibatch
 from .claims import Claim, table
 
 
@@ -27,15 +26,15 @@ class Config:
     """Batch sizes, learning rates in units of 1/λ_max(H), and runs of each; examples, and the weight decay."""
 
     batches: tuple[int, ...] = (16, 64)
-    rates: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0, 1.5)
-    runs: int = 4000
+    rates: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 1.5)
+    runs: int = 1000
     examples: int = 400
     weight_decay: float = 0.1
 
     @staticmethod
     def fast() -> "Config":
-        """One batch size, the smallest and the largest rate, and fewer runs."""
-        return Config(batches=(32,), rates=(0.1, 1.5), runs=800)
+        """One batch size, a small and the largest rate, and fewer runs."""
+        return Config(batches=(32,), rates=(0.2, 1.5), runs=600)
 
 
 class Result(eqx.Module):
@@ -67,12 +66,12 @@ class Result(eqx.Module):
                 tolerance = 4 * relative + left_out
                 found.append(Claim(f"{at}: measured / Lyapunov", ratio["Lyapunov"], 1.0, tolerance))
                 found.append(Claim(f"{at}: measured / (η tr H/4B)", ratio["tr H"], 1 - tolerance, 0.0, "<"))
-                # No direction rests higher than 1/(1 - ηλ_max/2) times what the limit says.
-                finite = 1 / (1 - rate / 2) - 1
-                found.append(Claim(f"{at}: measured / (η tr C/4B)", ratio["tr C"], 1.0, finite + tolerance))
+                text = f"{at}: measured / (η tr C/4B)"
+                if rate == min(self.config.rates):
+                    # No direction rests higher than 1/(1 - ηλ_max/2) times what the limit says.
+                    found.append(Claim(text, ratio["tr C"], 1.0, 1 / (1 - rate / 2) - 1 + tolerance))
                 if rate == max(self.config.rates):
-                    text = f"{at}: measured / (η tr C/4B) is off"
-                    found.append(Claim(text, ratio["tr C"], 1 + tolerance, 0.0, ">"))
+                    found.append(Claim(f"{text} is off", ratio["tr C"], 1 + tolerance, 0.0, ">"))
         return found
 
     def table(self) -> dict[str, np.ndarray]:
@@ -104,15 +103,14 @@ _burn_in, _averaged = 12, 12
 # Samples of a run; those closer than a relaxation time say little more.
 _samples = 12
 
-_newton_steps = 40
+_newton_steps = 20
 
 
 def run(config: Config | None = None, key=0) -> Result:
     """Runs from the minimum, until they are stationary."""
     config = Config() if config is None else config
     loss = logistic(config)
-    x = minimum(loss, jnp.zeros(_features))
-    H, C = np.asarray(jax.hessian(loss)(x)), np.asarray(Minibatch(loss, 1).covariance(x))
+    x, H, C = minimum(loss, jnp.zeros(_features))
     largest = float(np.linalg.eigvalsh(H)[-1])
     eta = np.array(config.rates) / largest
     excess = [[stationary_excess(loss, x, H, e, batch, config.runs, key) for e in eta] for batch in config.batches]
@@ -137,12 +135,17 @@ def logistic(config: Config) -> FiniteSum:
     return FiniteSum(one, (inputs, labels))
 
 
-def minimum(loss: Any, x: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The minimum of a convex loss, by Newton's method."""
-    step = jax.jit(lambda x: x - jnp.linalg.solve(jax.hessian(loss)(x), jax.grad(loss)(x)))
+def minimum(loss: FiniteSum, x: Float[Array, " d"]) -> tuple[Array, np.ndarray, np.ndarray]:
+    """The minimum of a convex loss by Newton's method, with H and C there."""
+
+    @jax.jit
+    def derivatives(x):
+        return jax.jacfwd(loss.examples)(x, jnp.arange(loss.count)), jax.jacfwd(jax.grad(loss))(x)
+
     for _ in range(_newton_steps):
-        x = step(x)
-    return x
+        gradients, H = map(np.asarray, derivatives(x))
+        x = x - jnp.asarray(np.linalg.solve(H, gradients.mean(axis=0)), x.dtype)
+    return x, H, np.cov(gradients.T, ddof=0)
 
 
 def stationary_excess(loss, x, H, learning_rate: float, batch: int, runs: int, key) -> tuple[float, float]:
