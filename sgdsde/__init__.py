@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RMSProp as RMSProp,
         SignSGD as SignSGD,
     )
+    from .slices import Plane as Plane, restrict as restrict, top_directions as top_directions
     from .weak_error import Validity as Validity, validity as validity
 
 
@@ -51,6 +52,7 @@ _homes = {
     "LinearisedSGD": "models",
     "ModifiedSGD": "models",
     "Momentum": "models",
+    "Plane": "slices",
     "PreconditionedSGD": "models",
     "RMSProp": "models",
     "RandomReshuffling": "models",
@@ -63,7 +65,9 @@ _homes = {
     "noise": None,
     "optimizers": None,
     "plots": None,
+    "restrict": "slices",
     "theory": None,
+    "top_directions": "slices",
     "validity": "weak_error",
 }
 

@@ -15,13 +15,14 @@ What σ means. Here σ is fixed by the diffusion: D = ησ I for `Constant`, η�
 | squared loss, Σ = (2f/B) H (Mori, Ziyin, Liu, Ueda)                | η/B in `LossHessian`, ηh/B per direction |
 
 `Covariance`, `Minibatch` and `LabelNoise` have no σ: they take the covariance of the gradients themselves. `Sum` adds
-independent noises.
+independent noises, and `Projected` is the part of one within a plane.
 """
 
 from .covariance import Covariance as Covariance
 from .gradient_noise import AbstractGradientNoise as AbstractGradientNoise
 from .hessian import HessianMatched as HessianMatched, LossHessian as LossHessian
 from .isotropic import Constant as Constant, LossProportional as LossProportional
+from .projected import Projected as Projected
 from .sampled import LabelNoise as LabelNoise, Minibatch as Minibatch
 from .sum import Sum as Sum
 
@@ -34,5 +35,6 @@ __all__ = [
     "LossHessian",
     "LossProportional",
     "Minibatch",
+    "Projected",
     "Sum",
 ]
