@@ -160,7 +160,7 @@ def test_exit_times_of_a_slice(confined):
     dt = 0.02 / curvature
     out = sde.simulate(
         confined, sde.Milstein(), jnp.array([start]), t1=dt * np.ceil(12 * exact / dt), dt=dt, key=0, paths=1000,
-        observe={"exit": sde.FirstPassage(lambda y: jnp.abs(y[0]) < reach)},
+        observe={"exit": sde.FirstPassage(lambda y: reach - jnp.abs(y[0]))},
     )  # fmt: skip
     times = out["exit"]
     assert abs(times.mean - exact) < 4 * times.sem + 0.01 * exact
