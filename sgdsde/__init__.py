@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     )
     from .distances import compare as compare
     from .invariant import compare_invariant as compare_invariant
+    from .law_comparison import (
+        LawComparison as LawComparison,
+        compare_laws as compare_laws,
+        hessian_trace as hessian_trace,
+    )
     from .models import (
         DNSAM as DNSAM,
         SAM as SAM,
@@ -49,6 +54,7 @@ _homes = {
     "Adam": "models",
     "EmbeddedSGD": "models",
     "GradientFlow": "models",
+    "LawComparison": "law_comparison",
     "LinearisedSGD": "models",
     "ModifiedSGD": "models",
     "Momentum": "models",
@@ -60,7 +66,9 @@ _homes = {
     "Validity": "weak_error",
     "compare": "distances",
     "compare_invariant": "invariant",
+    "compare_laws": "law_comparison",
     "experiments": None,
+    "hessian_trace": "law_comparison",
     "losses": None,
     "noise": None,
     "optimizers": None,

@@ -15,9 +15,11 @@ What σ means. Here σ is fixed by the diffusion: D = ησ I for `Constant`, η�
 | squared loss, Σ = (2f/B) H (Mori, Ziyin, Liu, Ueda)                | η/B in `LossHessian`, ηh/B per direction |
 
 `Covariance`, `Minibatch` and `LabelNoise` have no σ: they take the covariance of the gradients themselves. `Sum` adds
-independent noises, and `Projected` is the part of one within a plane.
+independent noises, and `Projected` is the part of one within a plane; `EqualTrace` and
+`Frozen` are controls that lack the shape of one, or its dependence on the point.
 """
 
+from .controls import EqualTrace as EqualTrace, Frozen as Frozen
 from .covariance import Covariance as Covariance
 from .gradient_noise import AbstractGradientNoise as AbstractGradientNoise
 from .hessian import HessianMatched as HessianMatched, LossHessian as LossHessian
@@ -30,6 +32,8 @@ __all__ = [
     "AbstractGradientNoise",
     "Constant",
     "Covariance",
+    "EqualTrace",
+    "Frozen",
     "HessianMatched",
     "LabelNoise",
     "LossHessian",
