@@ -501,9 +501,13 @@ def test_coordinates_that_do_not_move_are_found():
 
 
 def test_generators_that_do_not_fit_are_refused(monkeypatch):
-    monkeypatch.setattr(memory, "_installed", lambda: 1e6)
+    # A diagonal tensor would fit in half of it.
+    monkeypatch.setattr(memory, "_installed", lambda: 1e8)
     with pytest.raises(MemoryError, match=r"16384 cells, takes about .* more than half of this machine's"):
         fokker_planck.assemble(_correlated, sigmas(_covariance, 6, 128))
+    monkeypatch.setattr(memory, "_installed", lambda: 1e6)
+    with pytest.raises(MemoryError, match=r"4096 cells, takes about .* more than half of this machine's"):
+        fokker_planck.assemble(Diffusion(lambda t, x: -x, lambda t, x: jnp.ones(2)), sigmas(_covariance, 6, 64))
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (40, 24)])
