@@ -159,7 +159,7 @@ def half_edge_integrals(
 def _if_diagonal(
     process: AbstractDiffusion, points: Float[np.ndarray, "n d"]
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]] | None:
-    """The drift and the diagonal of D, both finite; None if D is not diagonal and positive in more than one dimension."""
+    """The drift and the diagonal of D, both finite; None if D is not diagonal or not positive, if d > 1."""
     drift, diagonal, excess = at_points(_drift_and_diagonal, process, points)
     check_finite("drift", drift, points)
     check_finite("noise", np.column_stack([diagonal, excess]), points)

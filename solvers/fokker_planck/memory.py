@@ -5,8 +5,8 @@ import os
 from ..grid import Grid
 
 # Bytes for each cell while a generator is assembled, by the number of axes. The peak of the process rose by 1.8e3 and
-# 1.5e3 in the plane (512², 1024²), and by 2.3e3 and 1.8e3 in space (64³, 128³); with a full tensor by 3.4e3 in the plane
-# and 7e3 to 9.6e3 in space.
+# 1.5e3 in the plane (512², 1024²), and by 2.3e3 and 1.8e3 in space (64³, 128³); with a full tensor by 3.4e3 in the
+# plane and 7e3 to 9.6e3 in space.
 _bytes_per_cell = {1: 1e3, 2: 2e3, 3: 2.5e3}
 _bytes_per_cell_of_full_tensors = {1: 1e3, 2: 4e3, 3: 1.2e4}
 
