@@ -203,18 +203,18 @@ def _worker(directory, t1, *distributed):
 
 
 def _outcome(worker):
-    out, _ = worker.communicate(timeout=120)
+    out, _ = worker.communicate(timeout=600)
     assert worker.returncode == 0
     return json.loads(out.splitlines()[-1])
 
 
 def _kill_when_it_has_saved(worker, directory, number):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(Path(directory).glob("parts/*/*.ckpt")) and worker.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.1)
     worker.send_signal(number)
-    worker.communicate(timeout=120)
+    worker.communicate(timeout=600)
     return worker.returncode
 
 
