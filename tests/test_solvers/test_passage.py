@@ -433,7 +433,7 @@ def test_watching_from_inside_the_loop_changes_nothing(name, monkeypatch):
         plain = sde.simulate(process, method, x0, **run, observe=observe)
         assert "watched" not in plain.engine
         assert 0.1 < plain["T"].fraction < 0.95
-        monkeypatch.setattr(choice, "_steps_worth_a_guard", 0)
+        monkeypatch.setattr(choice, "_steps_worth_a_loop", 0)
         layouts = [
             {},
             {"segment": 7, "chunk": 2048},
@@ -450,7 +450,7 @@ def test_watching_from_inside_the_loop_changes_nothing(name, monkeypatch):
 
 @pytest.mark.slow
 def test_what_is_not_watched_from_inside_the_loop(monkeypatch):
-    monkeypatch.setattr(choice, "_steps_worth_a_guard", 0)
+    monkeypatch.setattr(choice, "_steps_worth_a_loop", 0)
     one, x0 = sde.FirstPassage(lambda x: 1.2 - x @ x), np.full((50, 1), 0.1)
     run = {"t1": 0.4, "dt": 0.02, "key": 5}
     for method, start, observe in (
