@@ -39,6 +39,7 @@ def test_euler_maruyama_has_its_own_variance_on_ou(dtype):
 
 @pytest.mark.parametrize("d", [1, 2, 3])
 @pytest.mark.parametrize("method", [sde.EulerMaruyama(), sde.Milstein()])
+@pytest.mark.slow("method1-3", "method0-2", "method1-2")
 def test_second_moment_of_each_scheme_under_isotropic_noise(d, method):
     # E|x'|² = (1-h)²E|x|² + dκh(1+E|x|²) for Euler-Maruyama; Milstein adds E|½((v·W)W - vh) + Aᵀv|² with v = κx,
     # which is κ²h²E|x|²·d/2: (d+1)/4 from the increments and (d-1)/4 from the Lévy areas.
@@ -80,6 +81,7 @@ def _noises():
 
 
 @pytest.mark.parametrize("kind", list(_noises()))
+@pytest.mark.slow("operator", "matrix")
 def test_one_step_has_the_covariance_of_its_noise(kind):
     noise, dense = _noises()[kind]
     x0, dt = np.array([0.4, -0.3]), 0.2
@@ -253,6 +255,7 @@ def test_histogram_of_a_function():
 
 
 @pytest.mark.parametrize("observable", [sde.Moments(), sde.Histogram(Grid.uniform((-2.0, 2.0, 5), (-2.0, 2.0, 4)))])
+@pytest.mark.slow("observable1")
 def test_observables_merge_associatively(observable):
     blocks = np.random.default_rng(0).normal(size=(3, 50, 2))
     t = jnp.asarray(0.0)

@@ -52,6 +52,7 @@ class _Stop(Exception):
 
 
 @pytest.mark.parametrize("case", ["isotropic", "matrix"])
+@pytest.mark.slow("matrix")
 def test_interruptions_at_random_points_do_not_change_the_result(case, small_blocks, monkeypatch, tmp_path):
     matrix = jnp.asarray([[0.3, 0.1], [0.0, 0.2], [0.1, 0.1]])
     process, method, d = {
