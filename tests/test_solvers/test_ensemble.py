@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from solvers import Density, Diffusion, Grid, sde
-from solvers.sde import choice, ensemble
+from solvers.sde import choice, ensemble, loops
 
 _kappa = 0.5
 
@@ -455,3 +455,14 @@ def test_float32_runs_without_touching_the_configuration(float32):
         out = sde.simulate(_student(), sde.Milstein(), jnp.zeros(2), t1=1.0, dt=0.1, key=0, paths=50)
     assert out.final.dtype == np.float32
     assert np.all(np.isfinite(out.final))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_large_states_are_stepped_path_by_path(n, monkeypatch):
+    rng = np.random.default_rng(0)
+    matrix, x, z = rng.normal(size=(5, 5)), rng.normal(size=(5, n)), rng.normal(size=(3, n))
+    monkeypatch.setattr(loops, "_path_by_path", 4)
+    step = jax.jit(lambda x, z: loops._over_paths(lambda x, z: jnp.tanh(matrix @ x) + z.sum(), x, z))
+    np.testing.assert_allclose(step(x, z), np.tanh(matrix @ x) + z.sum(axis=0), rtol=1e-14)
+    # A loop over paths on a CPU, no axis for them in the product.
+    assert ("while" in step.lower(x, z).as_text()) == (n > 1)
