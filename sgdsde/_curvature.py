@@ -15,8 +15,11 @@ from ._finite_sum import AbstractFiniteSum, AbstractSquaredLoss, in_dtype_of, on
 from ._operators import ExampleRoot
 from .model_loss import ModelLoss
 
-# Gradients of single examples, and columns of small matrices, are held at once up to so many numbers.
+# Gradients of single examples are held at once up to so many numbers.
 _at_once = 1 << 20
+
+# Columns of a matrix are computed so many at a time: for each of them a chunk of examples is in memory.
+columns_at_once = 16
 
 
 def hessian_product(loss: Callable, x: Float[Array, " d"], v: Float[Array, " d"]) -> Float[Array, " d"]:
@@ -77,12 +80,12 @@ def centred_squares(loss: AbstractFiniteSum, x: Float[Array, " d"]) -> Float[Arr
     def one(i):
         return jnp.sum((jax.grad(lambda x: loss.examples(x, i[None])[0])(x) - mean) ** 2)
 
-    return for_each(one, loss.count, x.size)
+    return for_each(one, loss.count, max(1, _at_once // x.size))
 
 
-def for_each(term: Callable, count: int, size: int) -> Any:
-    """term(0), ..., term(count - 1), stacked; so many at once that terms of `size` numbers fit in a cache."""
-    groups = -(-count // max(1, min(count, _at_once // size)))
+def for_each(term: Callable, count: int, at_once: int) -> Any:
+    """term(0), ..., term(count - 1), stacked, so many `at_once` at most."""
+    groups = -(-count // at_once)
     width = -(-count // groups)
     # Some are computed twice, so that all groups are of one size and one program.
     index = jnp.pad(jnp.arange(count), (0, groups * width - count)).reshape(groups, width)

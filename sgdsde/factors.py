@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from . import _curvature
 from ._classes import classes_of, predictions
 from ._finite_sum import AbstractFiniteSum
-from ._spectra import Estimate as Estimate, Spectrum as Spectrum, exact_spectrum, jackknifed, lanczos, signs
+from ._measured import estimated, exactly
+from ._spectra import Estimate as Estimate, Spectrum as Spectrum
 from .model_loss import ModelLoss
 from .theory._checked import rates
 
@@ -31,9 +31,9 @@ class NoiseReport(eqx.Module):
     F = G for the cross-entropy of logits too. `empirical_fisher` is the trace of (1/N) Σ ∇l_i ∇l_iᵀ = C + ∇f∇fᵀ. None
     where the loss knows no outputs, or no law.
 
-    `alignment` is the cosine tr(HC)/(|H||C|) in the Frobenius norm: 1 for C ∝ H. `overlap` is tr(P_H P_C)/k with the
-    projections on the eigenspaces of the k = `overlap_dimension` largest eigenvalues: 1 if these are the same space,
-    k/d for random ones, NaN if C = 0.
+    `trace_product` is tr(HC), and `alignment` the cosine tr(HC)/(|H||C|) in the Frobenius norm: 1 for C ∝ H.
+    `overlap` is tr(P_H P_C)/k with the projections on the eigenspaces of the k = `overlap_dimension` largest
+    eigenvalues: 1 if these are the same space, k/d for random ones, NaN if C = 0.
 
     `accuracy` is the share of examples whose label is the class of least loss. `mean_odds` is the mean of p/(1 - p)
     with the model's probability p of the right class; the surest examples dominate it, so `typical_odds` is besides
@@ -48,6 +48,7 @@ class NoiseReport(eqx.Module):
     squared_gradient: float
     H: Spectrum
     C: Spectrum
+    trace_product: Estimate
     gauss_newton: Estimate | None
     fisher: Estimate | None
     empirical_fisher: Estimate
@@ -76,10 +77,9 @@ class NoiseReport(eqx.Module):
     def wang_squared_gradient(self, learning_rate, batch_size=1) -> Estimate:
         """E |∇f|² = η tr(HC)/(2B) in the stationary state, to leading order in η: H and C need not commute.
 
-        Source: Wang, arXiv:1711.09514, (4.49). The standard error is that of the alignment alone.
+        Source: Wang, arXiv:1711.09514, (4.49).
         """
-        norms = self.H.norm.value * self.C.norm.value
-        return self.alignment * (norms * rates(learning_rate, batch_size) / (2 * batch_size))
+        return self.trace_product * (rates(learning_rate, batch_size) / (2 * batch_size))
 
     def plot(self, axes=None) -> np.ndarray:
         """The spectral densities of H and of C, on two axes."""
@@ -139,35 +139,28 @@ def noise_report(
     for name, value, least in (("top", top, 1), ("probes", probes, 2), ("runs", runs, 1), ("steps", steps, 2)):
         if isinstance(value, bool) or int(value) != value or value < least:
             raise ValueError(f"`{name}` must be a whole number of at least {least}, but got {value}.")
+    value, square = (float(number) for number in _height(loss, x))
+    if not np.isfinite(value) or not np.isfinite(square):
+        raise ValueError(f"`loss` must be finite at `x` with its gradient, but f = {value} and |∇f|² = {square} there.")
     held_out = None
     if split is not None:
         held_out = noise_report(
             _other(loss, split), x, top=top, probes=probes, runs=runs, steps=steps, exact=exact, key=key
         )
-    classes = classes_of(loss, x)
-    guessed = None if classes is None else predictions(loss, classes, x)
-    lawful = guessed is not None and guessed.log_odds is not None
-    law = classes if lawful else None
-    key = jax.random.key(key) if isinstance(key, int) else key
+    law, behaviour = _behaviour(loss, x)
     if exact or (exact is None and x.size <= _dense):
-        found = _exactly(loss, x, law, min(top, x.size))
+        found = exactly(loss, x, law, min(top, x.size))
     else:
-        found = _estimated(loss, x, law, min(top, x.size), probes, runs, min(steps, x.size), key)
-    value, square = (float(number) for number in _height(loss, x))
-    odds = guessed.log_odds if lawful else None
-    with np.errstate(over="ignore"):
-        mean_odds = None if odds is None else float(np.mean(np.exp(odds)))
-        typical_odds = None if odds is None else float(np.exp(np.mean(odds)))
+        key = jax.random.key(key) if isinstance(key, int) else key
+        found = estimated(loss, x, law, min(top, x.size), probes, runs, min(steps, x.size), key)
     return NoiseReport(
         count=loss.count,
         parameters=x.size,
         loss=value,
         squared_gradient=square,
-        empirical_fisher=Estimate(found["C"].trace.value + square, found["C"].trace.sem),
-        accuracy=None if guessed is None else guessed.accuracy,
-        mean_odds=mean_odds,
-        typical_odds=typical_odds,
+        empirical_fisher=Estimate(found["C"].trace.value + square),
         held_out=held_out,
+        **behaviour,
         **found,
     )
 
@@ -184,6 +177,21 @@ def point(x: Any) -> Float[Array, " d"]:
     return x
 
 
+def _behaviour(loss: AbstractFiniteSum, x: Float[Array, " d"]) -> tuple[Array | None, dict[str, float | None]]:
+    """The classes, if exp(-l) is a law of them, and how the model does on its data."""
+    nothing = {"accuracy": None, "mean_odds": None, "typical_odds": None}
+    classes = classes_of(loss, x)
+    if classes is None or not isinstance(loss, ModelLoss):
+        return None, nothing
+    guessed = predictions(loss, classes, x)
+    if guessed.log_odds is None:
+        return None, {**nothing, "accuracy": guessed.accuracy}
+    with np.errstate(over="ignore"):
+        mean = float(np.mean(np.exp(guessed.log_odds)))
+        typical = float(np.exp(np.mean(guessed.log_odds)))
+    return classes, {"accuracy": guessed.accuracy, "mean_odds": mean, "typical_odds": typical}
+
+
 def _other(loss: AbstractFiniteSum, split: Any) -> AbstractFiniteSum:
     if isinstance(split, AbstractFiniteSum):
         return split
@@ -195,126 +203,10 @@ def _other(loss: AbstractFiniteSum, split: Any) -> AbstractFiniteSum:
     )
 
 
-def _exactly(loss: Any, x: Float[Array, " d"], law: Array | None, top: int) -> dict[str, Any]:
-    H, C, *diagonals = (np.asarray(part, np.float64) for part in _matrices(loss, law, x))
-    (curvature, U), (noise, V) = exact_spectrum(H, top), exact_spectrum(C, top)
-    inner = float(np.sum(H * C))
-    traces = [Estimate(float(np.sum(diagonal))) for diagonal in diagonals]
-    return _found(loss, curvature, noise, U, V, Estimate(_cosine(inner, curvature, noise)), traces)
-
-
-def _estimated(
-    loss: Any, x: Float[Array, " d"], law: Array | None, top: int, probes: int, runs: int, steps: int, key: Any
-) -> dict[str, Any]:
-    keys = jax.random.split(key, probes + runs + 1)
-    nothing = jnp.zeros((x.size, top), x.dtype)
-    ends, spaces, densities = [], [], []
-    for product in (_curvature.hessian_product, _curvature.covariance_product):
-        krylov = lanczos(product, (loss, x), signs(keys[0], x), nothing, steps)
-        values, errors, vectors = krylov.top(top)
-        ends.append((values, errors, krylov.quadrature()[0].min()))
-        spaces.append(vectors)
-        away = nothing.at[:, : vectors.shape[1]].set(vectors)
-        measures = [lanczos(product, (loss, x), signs(k, x), away, steps).quadrature() for k in keys[1 : runs + 1]]
-        densities.append(_density(values, measures, x.size))
-    both = np.linalg.qr(np.concatenate(spaces, axis=1))[0]
-    Q = jnp.asarray(both, x.dtype)
-    base = sum((_forms(loss, law, x, q) for q in Q.T), start=np.zeros(5 + 2))
-    vectors = [signs(k, x) for k in keys[runs + 1 :]]
-    samples = np.stack([_forms(loss, law, x, v - Q @ (Q.T @ v)) for v in vectors])
-    return _summary(loss, x, ends, spaces, densities, base, samples)
-
-
-def _density(values: np.ndarray, measures: list, d: int) -> tuple[np.ndarray, np.ndarray]:
-    # Ends of different runs may differ: points without weight fill up.
-    rest = 1 - len(values) / d
-    longest = max(len(nodes) for nodes, _ in measures)
-    nodes = [np.concatenate([values, np.pad(nodes, (0, longest - len(nodes)))]) for nodes, _ in measures]
-    weights = [
-        np.concatenate([np.full(len(values), 1 / d), np.pad(rest * weights, (0, longest - len(weights)))])
-        for _, weights in measures
-    ]
-    return np.stack(nodes), np.stack(weights)
-
-
-def _summary(loss: Any, x: Any, ends: list, spaces: list, densities: list, base: Any, samples: Any) -> dict[str, Any]:
-    exact = Estimate(float(np.mean(np.asarray(_squares(loss, x), np.float64))))
-    traces = [jackknifed(lambda s, k=k: s[k], base, samples) for k in range(7)]
-    spectra = []
-    for k, ((values, errors, lowest), (nodes, weights)) in enumerate(zip(ends, densities, strict=True)):
-        norm = jackknifed(lambda s, k=k: np.sqrt(s[2 + k]), base, samples)
-        trace = exact if k == 1 else traces[0]
-        spectra.append(Spectrum(trace, norm, values, errors, float(lowest), nodes, weights))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = jackknifed(lambda s: s[4] / np.sqrt(s[2] * s[3]), base, samples)
-    U, V = (np.asarray(space, np.float64) for space in spaces)
-    return _found(loss, spectra[0], spectra[1], U, V, cosine, traces[5:])
-
-
-def _found(loss: Any, curvature: Spectrum, noise: Spectrum, U, V, cosine: Estimate, traces: list) -> dict[str, Any]:
-    # C has the rank N - 1 at most.
-    k = min(U.shape[1], V.shape[1], loss.count - 1)
-    overlap = float(np.sum((U[:, :k].T @ V[:, :k]) ** 2)) / k if k and noise.trace.value > 0 else np.nan
-    known = [trace if np.isfinite(trace.value) else None for trace in traces]
-    return {
-        "H": curvature,
-        "C": noise,
-        "gauss_newton": known[0],
-        "fisher": known[1],
-        "alignment": cosine,
-        "overlap": overlap,
-        "overlap_dimension": k,
-    }
-
-
-def _cosine(inner: float, curvature: Spectrum, noise: Spectrum) -> float:
-    norms = curvature.norm.value * noise.norm.value
-    return inner / norms if norms > 0 else np.nan
-
-
 @eqx.filter_jit
 def _height(loss: AbstractFiniteSum, x: Float[Array, " d"]):
     value, slope = jax.value_and_grad(loss)(x)
     return value, slope @ slope
-
-
-@eqx.filter_jit
-def _squares(loss: AbstractFiniteSum, x: Float[Array, " d"]) -> Float[Array, " N"]:
-    return _curvature.centred_squares(loss, x)
-
-
-@eqx.filter_jit
-def _matrices(loss: Any, law: Array | None, x: Float[Array, " d"]):
-    """H, C, and the diagonals of G and F."""
-
-    def column(j):
-        v = jnp.zeros_like(x).at[j].set(1)
-        products = (_curvature.hessian_product(loss, x, v), _curvature.covariance_product(loss, x, v))
-        return (*products, *_models_forms(loss, law, x, v))
-
-    return _curvature.for_each(column, x.size, x.size)
-
-
-def _forms(loss: Any, law: Array | None, x: Float[Array, " d"], v: Float[Array, " d"]) -> Float[np.ndarray, "7"]:
-    return np.asarray(_quadratic_forms(loss, law, x, v), np.float64)
-
-
-@eqx.filter_jit
-def _quadratic_forms(loss: Any, law: Array | None, x: Float[Array, " d"], v: Float[Array, " d"]):
-    """vᵀMv for M = H, C, H², C², HC, G and F."""
-    Hv, Cv = _curvature.hessian_product(loss, x, v), _curvature.covariance_product(loss, x, v)
-    return jnp.stack([v @ Hv, v @ Cv, Hv @ Hv, Cv @ Cv, Hv @ Cv, *_models_forms(loss, law, x, v)])
-
-
-def _models_forms(loss: Any, law: Array | None, x: Float[Array, " d"], v: Float[Array, " d"]) -> tuple[Array, Array]:
-    """vᵀGv and vᵀFv, NaN where there is none."""
-    unknown = jnp.full((), jnp.nan, x.dtype)
-    if not _curvature.has_outputs(loss):
-        return unknown, unknown
-    G = v @ _curvature.gauss_newton_product(loss, x, v)
-    if not isinstance(loss, ModelLoss):
-        return G, G
-    return G, unknown if law is None else v @ _curvature.fisher_product(loss, law, x, v)
 
 
 def _column(report: NoiseReport) -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._checks import scalar_valued
-from ._curvature import for_each, has_outputs, hessian_product, outputs
+from ._curvature import columns_at_once, for_each, has_outputs, hessian_product, outputs
 from ._spectra import Estimate, signs
 from .factors import point
 
@@ -23,6 +23,10 @@ _most_numbers = 1 << 26
 
 # A gap of less than this between two singular values does not say which of them are 0.
 _clear_gap = 100.0
+
+# Explicit steps as long as stability allows leave errors of their own tolerance behind, and the gradient does not fall
+# below the largest curvature times these: the flow's steps are so much finer than the gradient at rest.
+_finer = 1e-3
 
 # Hessians of so many parameters have their traces taken exactly.
 _exact_trace = 1000
@@ -109,7 +113,7 @@ def dimension(loss: Any, x: Any, *, tolerance: float | None = None) -> Dimension
 
 
 def flow_limit(
-    loss: Callable, x: Any, *, tolerance: float = 1e-8, max_steps: int = 100_000
+    loss: Callable, x: Any, *, tolerance: float | None = None, max_steps: int = 100_000
 ) -> Float[np.ndarray, "*shape d"]:
     """Φ(x) = lim x_t of the gradient flow dx/dt = -∇f from x, or from each point of an array (..., d).
 
@@ -117,16 +121,18 @@ def flow_limit(
     process of Φ(x_t). Φ keeps what gradient flow conserves, such as |u|² - |w|² in `losses.TwoLayerLinear`, and agrees
     to first order in the distance with the nearest minimiser, up to the metric of H.
 
-    The flow is integrated by Tsit5 with errors of `tolerance` a step, relative and absolute, until |∇f| is below
-    `tolerance` times max(1, |∇f| at the start); the rest of the way is about that over the least curvature. The number
+    The flow is integrated by Tsit5 until |∇f| is below `tolerance` times max(1, |∇f| at the start); the rest of the way
+    is about that over the least positive curvature. By default `tolerance` is √rounding of the dtype of x. The number
     of steps grows like the ratio of the largest to the least positive curvature.
 
     `RuntimeError` if that takes more than `max_steps` steps. Then there may be no minimiser: with cross-entropy and
     separable data there is none. A saddle is reached only from its stable manifold; look at the loss.
     """
     xs = _points(x)
+    if tolerance is None:
+        tolerance = float(jnp.finfo(xs.dtype).eps) ** 0.5
     flat = xs.reshape(-1, xs.shape[-1])
-    limits, converged = _flows(scalar_valued(loss), flat, jnp.asarray(tolerance, xs.dtype), max_steps)
+    limits, converged = _flows(loss, flat, jnp.asarray(tolerance, xs.dtype), max_steps)
     if not bool(jnp.all(converged)):
         raise RuntimeError(
             f"The gradient flow from {int(jnp.sum(~converged))} of {len(flat)} points has not come to rest in "
@@ -139,13 +145,15 @@ def trace_hessian(loss: Callable, x: Any, *, probes: int = 64, key: Any = 0) -> 
     """tr H at the point x: exact up to 1,000 parameters, beyond that Hutchinson's estimate from so many `probes`."""
     x = point(x)
     if x.size <= _exact_trace:
-        return Estimate(float(_exact(scalar_valued(loss), x)))
+        return Estimate(float(_exact(loss, x)))
     key = jax.random.key(key) if isinstance(key, int) else key
-    values = [float(_form(scalar_valued(loss), x, signs(k, x))) for k in jax.random.split(key, probes)]
+    values = [float(_form(loss, x, signs(k, x))) for k in jax.random.split(key, probes)]
     return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(probes)))
 
 
-def trace_hessian_along(loss: Callable, xs: Any, *, tolerance: float = 1e-8, probes: int = 64, key: Any = 0) -> Along:
+def trace_hessian_along(
+    loss: Callable, xs: Any, *, tolerance: float | None = None, probes: int = 64, key: Any = 0
+) -> Along:
     """tr H at the minimisers Φ(x) that gradient flow reaches from each point of `xs` (..., d), such as `Ensemble.xs`.
 
     Noise with the shape of the Hessian, such as that of random labels, moves SGD to flatter minimisers: x_t follows
@@ -157,7 +165,7 @@ def trace_hessian_along(loss: Callable, xs: Any, *, tolerance: float = 1e-8, pro
     points = flow_limit(loss, xs, tolerance=tolerance)
     flat = points.reshape(-1, points.shape[-1])
     traces = np.array([trace_hessian(loss, x, probes=probes, key=key).value for x in flat])
-    heights = np.array([float(_height(scalar_valued(loss), jnp.asarray(x))) for x in flat])
+    heights = np.array([float(_height(loss, jnp.asarray(x))) for x in flat])
     return Along(points, traces.reshape(points.shape[:-1]), heights.reshape(points.shape[:-1]))
 
 
@@ -176,9 +184,9 @@ def _jacobian(loss: Any, x: Float[Array, " d"], conditions: int) -> Float[Array,
         return outputs(loss, x).ravel()
 
     if x.size <= conditions:
-        return for_each(lambda j: jax.jvp(all_of, (x,), (_unit(j, x.size, x),))[1], x.size, conditions)
+        return for_each(lambda j: jax.jvp(all_of, (x,), (_unit(j, x.size, x),))[1], x.size, columns_at_once)
     _, pull_back = jax.vjp(all_of, x)
-    return for_each(lambda i: pull_back(_unit(i, conditions, x))[0], conditions, x.size)
+    return for_each(lambda i: pull_back(_unit(i, conditions, x))[0], conditions, columns_at_once)
 
 
 @eqx.filter_jit
@@ -194,8 +202,8 @@ def _gram(loss: Any, x: Float[Array, " d"], conditions: int) -> Float[Array, "si
         return jax.jvp(all_of, (x,), (v,))[1]
 
     if x.size <= conditions:
-        return for_each(lambda j: pull_back(push(_unit(j, x.size, x)))[0], x.size, conditions)
-    return for_each(lambda i: push(pull_back(_unit(i, conditions, x))[0]), conditions, x.size)
+        return for_each(lambda j: pull_back(push(_unit(j, x.size, x)))[0], x.size, columns_at_once)
+    return for_each(lambda i: push(pull_back(_unit(i, conditions, x))[0]), conditions, columns_at_once)
 
 
 def _unit(j: Any, size: int, x: Float[Array, " d"]) -> Float[Array, " size"]:
@@ -204,18 +212,21 @@ def _unit(j: Any, size: int, x: Float[Array, " d"]) -> Float[Array, " size"]:
 
 @eqx.filter_jit
 def _flows(loss: Callable, xs: Float[Array, "n d"], tolerance: Float[Array, ""], max_steps: int):
+    slope = jax.grad(scalar_valued(loss))
+    finer = jnp.maximum(_finer * tolerance, jnp.finfo(xs.dtype).eps)
+
     def flow(x0):
-        rest = tolerance * jnp.maximum(1, jnp.linalg.norm(jax.grad(loss)(x0)))
+        rest = tolerance * jnp.maximum(1, jnp.linalg.norm(slope(x0)))
         # No time is long enough for every loss: the event ends the flow.
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, x, args: -jax.grad(loss)(x)),
+            diffrax.ODETerm(lambda t, x, args: -slope(x)),
             diffrax.Tsit5(),
             jnp.zeros((), x0.dtype),
             jnp.full((), jnp.inf, x0.dtype),
             None,
             x0,
-            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
-            event=diffrax.Event(lambda t, y, args, **_: jnp.linalg.norm(jax.grad(loss)(y)) < rest),
+            stepsize_controller=diffrax.PIDController(rtol=finer, atol=finer),
+            event=diffrax.Event(lambda t, y, args, **_: jnp.linalg.norm(slope(y)) < rest),
             max_steps=max_steps,
             throw=False,
         )
@@ -227,14 +238,15 @@ def _flows(loss: Callable, xs: Float[Array, "n d"], tolerance: Float[Array, ""],
 
 @eqx.filter_jit
 def _exact(loss: Callable, x: Float[Array, " d"]) -> Float[Array, ""]:
-    return jnp.sum(for_each(lambda j: hessian_product(loss, x, _unit(j, x.size, x))[j], x.size, x.size))
+    f = scalar_valued(loss)
+    return jnp.sum(for_each(lambda j: hessian_product(f, x, _unit(j, x.size, x))[j], x.size, columns_at_once))
 
 
 @eqx.filter_jit
 def _form(loss: Callable, x: Float[Array, " d"], v: Float[Array, " d"]) -> Float[Array, ""]:
-    return v @ hessian_product(loss, x, v)
+    return v @ hessian_product(scalar_valued(loss), x, v)
 
 
 @eqx.filter_jit
 def _height(loss: Callable, x: Float[Array, " d"]) -> Float[Array, ""]:
-    return loss(x)
+    return scalar_valued(loss)(x)

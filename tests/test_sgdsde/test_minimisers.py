@@ -101,7 +101,7 @@ def test_traces_of_large_models_are_estimates():
 def test_messages():
     with pytest.raises(TypeError, match="know the outputs"):
         minimisers.dimension(losses.RadialWell(), np.ones(2))
-    with pytest.raises(RuntimeError, match="1 of 1 points.*`max_steps`=50"):
+    with pytest.raises(RuntimeError, match=r"1 of 1 points.*`max_steps`=50"):
         minimisers.flow_limit(lambda x: jnp.exp(-x[0]), np.ones(1), max_steps=50)
     with pytest.raises(ValueError, match="must be finite"):
         minimisers.flow_limit(losses.RadialWell(), np.array([np.inf, 1.0]))
