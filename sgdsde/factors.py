@@ -126,8 +126,9 @@ def noise_report(
       random vectors of signs on its complement (Hutchinson's estimator, deflated as in Hutch++);
     - densities are Lanczos quadrature: the eigenvalues found, and `runs` runs from random vectors for the others.
 
-    Memory is `steps` + 2 `top` vectors of d numbers beside a gradient, and time some `steps` (`runs` + 1) products with
-    each matrix, of about four gradients each. Results depend on `key`, a `jax.random.key` or a seed, unless exact.
+    Memory is some `steps` + 4 `top` vectors of d numbers beside a gradient, and time `steps` (`runs` + 1) products with
+    each matrix and 2 `top` + `probes` with all four, of two to four gradients each. For networks of rectifiers (ReLU)
+    without weight decay tr H = tr G almost everywhere, and the estimate of tr G has by far the smaller error. Results depend on `key`, a `jax.random.key` or a seed, unless exact.
 
     A weight decay counts in f, H and every ∇l_i, so that it is not in C, nor in G and F.
 

@@ -57,6 +57,7 @@ def _expected(m):
     top = {name: np.linalg.eigh(m[name])[1][:, ::-1][:, :10] for name in "HC"}
     norms = {name: np.linalg.norm(m[name]) for name in "HC"}
     return {
+        "tr HC": np.sum(m["H"] * m["C"]),
         "tr H": np.trace(m["H"]),
         "tr C": np.trace(m["C"]),
         "tr G": np.trace(m["G"]),
@@ -69,6 +70,7 @@ def _expected(m):
 
 def _estimates(report):
     return {
+        "tr HC": report.trace_product,
         "tr H": report.H.trace,
         "tr C": report.C.trace,
         "tr G": report.gauss_newton,
@@ -83,6 +85,7 @@ def test_exact_report_of_a_network(matrices):
     report = sg.noise_report(loss, x)
     expected, overlap = _expected(matrices)
     for name, found in _estimates(report).items():
+        assert found is not None
         np.testing.assert_allclose(found.value, expected[name], rtol=1e-9, err_msg=name)
         assert found.sem == 0
     # The cross-entropy of logits: Fisher and Gauss-Newton are one matrix.
@@ -92,8 +95,8 @@ def test_exact_report_of_a_network(matrices):
     np.testing.assert_allclose(report.C.share(1e-9).value, 29 / 131, rtol=1e-12)
     p = matrices["p"][np.arange(30), labels]
     assert report.accuracy == np.mean(matrices["p"].argmax(axis=1) == labels)
-    odds = [report.mean_odds, report.typical_odds]
-    np.testing.assert_allclose(odds, [np.mean(p / (1 - p)), np.exp(np.mean(np.log(p / (1 - p))))], rtol=1e-10)
+    assert report.mean_odds == pytest.approx(np.mean(p / (1 - p)), rel=1e-10)
+    assert report.typical_odds == pytest.approx(np.exp(np.mean(np.log(p / (1 - p)))), rel=1e-10)
     # Predictions, by the functions of the theory.
     arguments = (0.1, 8)
     assert report.wang_excess_loss(*arguments).value == pytest.approx(excess_loss(matrices["C"], *arguments))
@@ -124,7 +127,7 @@ def test_estimates_are_within_their_error_bars():
     expected, _ = _expected(m)
     reports = [sg.noise_report(regression, x, exact=False, key=k, top=4, steps=30) for k in range(12)]
     for name in expected:
-        found = [_estimates(report)[name] for report in reports]
+        found: list = [_estimates(report)[name] for report in reports]
         if name == "tr C":
             np.testing.assert_allclose([e.value for e in found], expected[name], rtol=1e-12)
             continue
@@ -156,12 +159,25 @@ def test_label_noise_regression_has_c_proportional_to_h():
     np.testing.assert_allclose(report.C.trace.value, s**2 * np.trace(H))
     np.testing.assert_allclose([report.alignment.value, report.overlap], 1.0)
     # A linear model with squared loss: Gauss-Newton is the Hessian, and the Fisher matrix of the unit normal law.
+    assert report.gauss_newton is not None
     assert report.gauss_newton == report.fisher
-    np.testing.assert_allclose(report.gauss_newton.value, report.H.trace.value)
+    assert report.gauss_newton.value == pytest.approx(report.H.trace.value)
     np.testing.assert_allclose(report.wang_excess_loss(0.1, 2).value, 0.1 * s**2 * np.trace(H) / 8)
     np.testing.assert_allclose(report.wang_squared_gradient(0.1, 2).value, squared_gradient(H, s**2 * H, 0.1, 2))
     # At the minimum loss is s²/2, and the empirical Fisher matrix is C.
     np.testing.assert_allclose([report.loss, report.empirical_fisher.value], [s**2 / 2, report.C.trace.value])
+    # In single precision, and where Lanczos finds the whole space and nothing is left to chance.
+    again = sg.noise_report(regression, w.astype(np.float32), exact=False)
+    for name in ("trace_product", "gauss_newton", "fisher", "alignment", "empirical_fisher"):
+        found, expected = getattr(again, name), getattr(report, name)
+        assert found.value == pytest.approx(expected.value, rel=1e-5)
+        assert found.sem < 1e-5 * expected.value
+    for found, expected in ((again.H, report.H), (again.C, report.C)):
+        np.testing.assert_allclose(
+            [found.trace.value, found.norm.value], [expected.trace.value, expected.norm.value], 1e-5
+        )
+        np.testing.assert_allclose(found.top, expected.top, rtol=1e-5)
+        np.testing.assert_allclose(found.density([0.5], 1.0), expected.density([0.5], 1.0), rtol=1e-5)
 
 
 def test_lanczos_ends_where_the_space_is_exhausted():
@@ -200,14 +216,66 @@ def test_held_out_examples_and_binary_labels():
     )
     report = sg.noise_report(logistic, logistic.x0, split=(a[::-1] / 2, answers[::-1]))
     margins = answers * (a @ [1.0, 0.5])
-    np.testing.assert_allclose([report.accuracy, report.mean_odds], [np.mean(margins > 0), np.mean(np.exp(margins))])
+    assert report.accuracy == np.mean(margins > 0)
+    assert report.mean_odds == pytest.approx(np.mean(np.exp(margins)))
     p = 1 / (1 + np.exp(-margins))
-    np.testing.assert_allclose(report.fisher.value, np.mean(p * (1 - p) * np.sum(a**2, axis=1)))
+    # The Hessian of logistic regression is its Fisher matrix; a label is wrong by 1 - p.
+    H = (a.T * (p * (1 - p))) @ a / 10
+    C = np.cov(a.T * (answers * (1 - p)), ddof=0)
+    for found in (report.fisher, report.gauss_newton):
+        assert found is not None
+        assert found.value == pytest.approx(np.trace(H))
+    np.testing.assert_allclose(report.H.top, np.linalg.eigvalsh(H)[::-1])
+    np.testing.assert_allclose(report.C.top, np.linalg.eigvalsh(C)[::-1])
+    np.testing.assert_allclose(report.trace_product.value, np.sum(H * C))
+    assert report.held_out is not None
     assert report.held_out.count == 10
     np.testing.assert_allclose(report.held_out.loss, np.mean(np.log1p(np.exp(-margins / 2))))
     assert "held out" in str(report)
     panels = report.plot()
     assert [ax.get_yscale() for ax in panels] == ["log", "log"]
+
+
+@pytest.mark.slow
+def test_digits_against_the_dense_hessian():
+    """A network of 1,210 parameters in single precision, trained to 90 %; the matrices by differentiation in double."""
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    a, y = digits.data[:300] / 16, digits.target[:300]
+    network = eqx.nn.MLP(64, 10, 16, 1, key=jax.random.key(1), dtype=jnp.float32)
+    loss = losses.from_model(network, cross_entropy, (a, y))
+    step = jax.jit(lambda x: x - 0.5 * jax.grad(loss)(x))
+    x = loss.x0
+    for _ in range(200):
+        x = step(x)
+
+    @jax.jit
+    def all_of(x):
+        def singles(x):
+            W, b, V, c = (x[i:j] for i, j in ((0, 1024), (1024, 1040), (1040, 1200), (1200, 1210)))
+            hidden = jax.nn.relu(a @ W.reshape(16, 64).T + b)
+            return jax.vmap(cross_entropy)(hidden @ V.reshape(10, 16).T + c, y)
+
+        return jax.hessian(lambda x: jnp.mean(singles(x)))(x), jax.jacrev(singles)(x)
+
+    H, g = (np.asarray(part) for part in all_of(x.astype(jnp.float64)))
+    m = {"H": H, "C": np.cov(g.T, ddof=0)}
+    report = sg.noise_report(loss, x, steps=60, split=(digits.data[300:600] / 16, digits.target[300:600]))
+    for name in "HC":
+        spectrum, values = getattr(report, name), np.linalg.eigvalsh(m[name])[::-1]
+        np.testing.assert_allclose(spectrum.top, values[:10], rtol=1e-4)
+        assert abs(spectrum.norm.value - np.linalg.norm(values)) < 1e-4 * spectrum.norm.value + 5 * spectrum.norm.sem
+        for bound in (0.01, 0.1):
+            share = spectrum.share(bound)
+            assert abs(share.value - np.mean(values > bound)) < 5 * share.sem + 2 / 1210
+    assert abs(report.H.trace.value - np.trace(H)) < 5 * report.H.trace.sem < 0.1 * np.trace(H)
+    assert report.C.trace.value == pytest.approx(np.trace(m["C"]), rel=1e-5)
+    assert abs(report.trace_product.value / np.sum(H * m["C"]) - 1) < 1e-3
+    # A network of rectifiers: second derivatives by one weight are 0 but through the outputs.
+    assert report.gauss_newton is not None
+    assert abs(report.gauss_newton.value - np.trace(H)) < 5 * report.gauss_newton.sem + 1e-4 * np.trace(H)
+    assert report.accuracy is not None
+    assert report.accuracy > 0.9
+    assert report.held_out is not None
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -219,6 +287,7 @@ def test_messages():
         ((regression, np.zeros(2, int)), {}, TypeError, "`x`.*dtype int64"),
         ((regression, np.array([np.nan, 1.0])), {}, ValueError, "`x` must be finite"),
         ((regression, np.zeros(2)), {"split": (np.eye(2), np.ones(2))}, TypeError, "`split`.*LeastSquares"),
+        ((regression, np.full(2, 1e200)), {}, ValueError, "`loss` must be finite at `x`"),
         ((regression, np.zeros(2)), {"probes": 1}, ValueError, "`probes`.*at least 2"),
     ]:
         with pytest.raises(kind, match=message):
