@@ -128,7 +128,8 @@ def noise_report(
 
     Memory is some `steps` + 4 `top` vectors of d numbers beside a gradient, and time `steps` (`runs` + 1) products with
     each matrix and 2 `top` + `probes` with all four, of two to four gradients each. For networks of rectifiers (ReLU)
-    without weight decay tr H = tr G almost everywhere, and the estimate of tr G has by far the smaller error. Results depend on `key`, a `jax.random.key` or a seed, unless exact.
+    without weight decay tr H = tr G almost everywhere, and the estimate of tr G has by far the smaller error. Results
+    depend on `key`, a `jax.random.key` or a seed, unless exact.
 
     A weight decay counts in f, H and every ∇l_i, so that it is not in C, nor in G and F.
 
@@ -180,7 +181,7 @@ def point(x: Any) -> Float[Array, " d"]:
 
 def _behaviour(loss: AbstractFiniteSum, x: Float[Array, " d"]) -> tuple[Array | None, dict[str, float | None]]:
     """The classes, if exp(-l) is a law of them, and how the model does on its data."""
-    nothing = {"accuracy": None, "mean_odds": None, "typical_odds": None}
+    nothing: dict[str, float | None] = {"accuracy": None, "mean_odds": None, "typical_odds": None}
     classes = classes_of(loss, x)
     if classes is None or not isinstance(loss, ModelLoss):
         return None, nothing
