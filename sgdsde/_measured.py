@@ -1,5 +1,6 @@
 """H, C, and the traces of G and F of a finite sum: from matrices written down, or from products with vectors."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -89,7 +90,7 @@ def _found(loss: Any, curvature: Spectrum, noise: Spectrum, U, V, cosine: Estima
 
 
 def _cosine(inner: float, *norms: float) -> float:
-    return inner / np.prod(norms) if np.prod(norms) > 0 else np.nan
+    return inner / math.prod(norms) if math.prod(norms) > 0 else np.nan
 
 
 @eqx.filter_jit
