@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from . import (
         experiments as experiments,
         losses as losses,
+        minimisers as minimisers,
         noise as noise,
         optimizers as optimizers,
         plots as plots,
         theory as theory,
     )
     from .distances import compare as compare
+    from .factors import NoiseReport as NoiseReport, noise_report as noise_report
     from .invariant import compare_invariant as compare_invariant
     from .models import (
         DNSAM as DNSAM,
@@ -51,6 +53,7 @@ _homes = {
     "LinearisedSGD": "models",
     "ModifiedSGD": "models",
     "Momentum": "models",
+    "NoiseReport": "factors",
     "PreconditionedSGD": "models",
     "RMSProp": "models",
     "RandomReshuffling": "models",
@@ -60,7 +63,9 @@ _homes = {
     "compare_invariant": "invariant",
     "experiments": None,
     "losses": None,
+    "minimisers": None,
     "noise": None,
+    "noise_report": "factors",
     "optimizers": None,
     "plots": None,
     "theory": None,
