@@ -81,6 +81,7 @@ def _estimates(report):
     }
 
 
+@pytest.mark.slow
 def test_exact_report_of_a_network(matrices):
     report = sg.noise_report(loss, x)
     expected, overlap = _expected(matrices)

@@ -64,6 +64,7 @@ def test_flow_limits_keep_the_imbalance_of_two_layers():
     np.testing.assert_allclose(u @ u - w @ w, x[:2] @ x[:2] - x[2:] @ x[2:], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_label_noise_moves_to_flatter_minimisers():
     """The law of balance: u² - w² decays as exp(-ηs²t), t = ηk, and tr H = √((u²-w²)² + 4y²) with it."""
     eta, s, steps, runs = 0.05, 1.0, 240, 100
