@@ -1,5 +1,6 @@
 """One model by every route at once: particles, Fokker-Planck and the closed forms of its invariant law."""
 
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from solvers import Density, Grid, fokker_planck, sde
+from solvers.provenance import Provenance, provenance_of
 
 from . import theory
 from ._binning import Bins, automatic_grid
@@ -56,6 +58,7 @@ class InvariantComparison(eqx.Module):
     rows: list[Row]
     unavailable: dict[str, str]
     notes: list[str]
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     @property
     def verdict(self) -> str:
@@ -105,7 +108,8 @@ class InvariantComparison(eqx.Module):
         table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         table.insert(1, "-" * max(map(len, table)))
         notes = [f"note: {n}" for n in self.notes]
-        return "\n".join([*table, *notes, self.verdict])
+        made = [] if self.provenance is None else [str(self.provenance)]
+        return "\n".join([*table, *notes, *made, self.verdict])
 
 
 _formula = {
@@ -147,7 +151,7 @@ def compare_invariant(
     """
     if not isinstance(model, SGD):
         raise TypeError(f"`model` must be an `sg.SGD(loss, noise, learning_rate)`, but got {type(model).__name__}.")
-    d = _dimension(grid, x0, dim)
+    began, d = time.perf_counter(), _dimension(grid, x0, dim)
     grid = automatic_grid(model, d) if grid is None else grid
     laws, unavailable = _closed_forms(model, grid)
     generator = fokker_planck.assemble(model, grid)
@@ -168,7 +172,10 @@ def compare_invariant(
             binned = compare(density, bins.of(laws[law]))
             rows.append(Row(route, law, _by_axis(binned, marginals.get(route), marginals[law]), binned.excess))
     notes = notes + more + particles.notes + _finite_rate_note(rows, model)
-    return InvariantComparison(model, grid, bins.grid, laws, particles.sampled, marginals, rows, unavailable, notes)
+    made = provenance_of("sgdsde.compare_invariant", model, d, np.float64, key, time.perf_counter() - began)
+    return InvariantComparison(
+        model, grid, bins.grid, laws, particles.sampled, marginals, rows, unavailable, notes, made
+    )
 
 
 def _dimension(grid: Grid | None, x0: Any, dim: int | None) -> int:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ._tracing import Numbers, Static, is_traced, namespace
 from .grid import Grid, evaluate, interpolated
+from .provenance import Provenance, made_by
 
 
 class Density(eqx.Module):
@@ -34,9 +35,17 @@ class Density(eqx.Module):
     replicates: Float[np.ndarray, "r *shape"] | None
     error: Float[np.ndarray, "*shape"] | None
     beyond: float | None
+    provenance: Provenance | None = eqx.field(static=True)
 
     def __init__(
-        self, grid: Grid, mass, outside: float = 0.0, replicates=None, error=None, beyond: float | None = None
+        self,
+        grid: Grid,
+        mass,
+        outside: float = 0.0,
+        replicates=None,
+        error=None,
+        beyond: float | None = None,
+        provenance: Provenance | None = None,
     ):
         self.grid = grid
         traced = is_traced(mass, outside)
@@ -45,6 +54,7 @@ class Density(eqx.Module):
         self.replicates = None if replicates is None else np.asarray(replicates, dtype=np.float64)
         self.error = None if error is None else np.asarray(error, dtype=np.float64)
         self.beyond = None if beyond is None else float(beyond)
+        self.provenance = provenance
         if self.mass.shape != grid.shape:
             raise ValueError(f"`mass` must have the shape of the grid, {grid.shape}, but got {self.mass.shape}.")
         if not traced:
@@ -145,7 +155,7 @@ class Density(eqx.Module):
         others = tuple(k for k in range(self.grid.ndim) if k != axis % self.grid.ndim)
         replicates = None if self.replicates is None else self.replicates.sum(axis=tuple(k + 1 for k in others))
         error = None if self.error is None else self.error.sum(axis=others)
-        return Density(grid, self.mass.sum(axis=others), self.outside, replicates, error, self.beyond)
+        return Density(grid, self.mass.sum(axis=others), self.outside, replicates, error, self.beyond, self.provenance)
 
     def cdf(self) -> Float[Numbers, "..."]:
         """The mass below each edge, shape `shape[k] + 1` along axis k: P(X_1 ≤ e_1, ..., X_d ≤ e_d) within the grid.
@@ -206,7 +216,8 @@ class Density(eqx.Module):
                 replicates = np.add.reduceat(_cut(replicates, k + 1, index), index[:-1] - index[0], axis=k + 1)
         # Summed itself, not as what is missing to 1: rounding would put mass where there is none.
         left_out[tuple(spans)] = False
-        return Density(grid, mass, self.outside + self.mass[left_out].sum(), replicates, error, self.beyond)
+        outside = self.outside + self.mass[left_out].sum()
+        return Density(grid, mass, outside, replicates, error, self.beyond, self.provenance)
 
     def __str__(self) -> str:
         if is_traced(self.mass):
@@ -216,7 +227,7 @@ class Density(eqx.Module):
         cut = "" if self.beyond is None else f", about {self.beyond:.2g} cut off by the box"
         return (
             f"Density on {self.grid}: mass {self.mass.sum():.6g} in the grid, {self.outside:.3g} "
-            f"outside{sampled}{near}{cut}"
+            f"outside{sampled}{near}{cut}{made_by(self)}"
         )
 
 

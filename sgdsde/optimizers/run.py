@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, Inexact, Int
 
 from solvers import sde
+from solvers.clocks import Clocks
+from solvers.provenance import Provenance, bytes_of, provenance_of
 from solvers.sde.engine import Schedule
 from solvers.sde.ensemble import block_size, initial_states
 from solvers.sde.interrupt import Interrupts
@@ -19,6 +21,7 @@ from solvers.sde.observables import AbstractFollower, AbstractObservable, checke
 from solvers.sde.progress import Progress
 from solvers.sde.random import key_words
 
+from .._finite_sum import AbstractFiniteSum
 from .blocks import Problem
 from .exits import Exits
 from .gradients import source_of
@@ -36,7 +39,8 @@ class Ensemble(eqx.Module):
     these. `steps_saved`, `ts`, `xs` hold every run after the steps of `save_at`, shapes (s,), (s,) and (s, n, d).
     `ensemble["name"]` is the result of the observable of that name. Step k is at the time t = k · `clock`. `complete`
     is False if Ctrl-C ended the run: the result then holds the runs that were through, or if none were, all that were
-    being run, after `steps` steps.
+    being run, after `steps` steps. `clocks` turns times into steps and epochs; `provenance` says what all this was
+    computed from.
     """
 
     final: Inexact[np.ndarray, "n d"]
@@ -50,6 +54,10 @@ class Ensemble(eqx.Module):
     steps: int
     complete: bool
     seconds: float
+    burn_in: int = 0
+    every: int = 1
+    clocks: Clocks | None = None
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __getitem__(self, name: str) -> Any:
         return result_of(self.observed, name)
@@ -59,8 +67,12 @@ class Ensemble(eqx.Module):
         rate = n * self.steps / max(self.seconds, 1e-9)
         lines = [
             f"{n} runs in {d} dimensions, {self.optimizer}, {self.steps} steps up to t={self.steps * self.clock:g}, "
-            f"{self.final.dtype}: {self.seconds:.2f} s, {rate:.3g} steps/s"
+            f"{self.final.dtype}: {self.seconds:.2f} s, {rate:.3g} steps/s, {bytes_of(self)}"
         ]
+        if self.clocks is not None:
+            lines.append(f"from t=0 to {self.clocks.at(self.steps * self.clock)}")
+        if self.provenance is not None:
+            lines.append(str(self.provenance))
         if not self.complete:
             lines.append(f"interrupted: {n} runs after {self.steps} steps are all there is")
         if self.nonfinite:
@@ -144,12 +156,18 @@ def run(
         line = Progress(progress, steps * len(x0))
         batch.through(_blocks_at_a_time(chunk, block, numbers), line, interrupts)
         line.close()
-    return _result(batch, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    made = provenance_of("sgdsde.optimizers.run", loss, point.size, point.dtype, key, seconds, (optimizer, noise))
+    epoch = None
+    if isinstance(loss, AbstractFiniteSum) and optimizer.batch_size is not None:
+        epoch = loss.count / optimizer.batch_size
+    clock = float(optimizer.clock)
+    return _result(batch, seconds, burn_in, every, Clocks(clock, clock, epoch), made)
 
 
-def _result(runs: Runs, seconds: float) -> Ensemble:
+def _result(runs: Runs, seconds: float, burn_in: int, every: int, clocks: Clocks, provenance: Provenance) -> Ensemble:
     final = runs.final[runs.rows]
-    clock = float(runs.problem.optimizer.clock)
+    clock = clocks.dt
     saved = np.array([k for k in runs.saves if k <= runs.reached], np.int64)
     optimizer = runs.problem.optimizer
     return Ensemble(
@@ -164,6 +182,10 @@ def _result(runs: Runs, seconds: float) -> Ensemble:
         steps=runs.reached,
         complete=runs.reached == runs.steps and bool(runs.rows.all()),
         seconds=seconds,
+        burn_in=burn_in,
+        every=every,
+        clocks=clocks,
+        provenance=provenance,
     )
 
 

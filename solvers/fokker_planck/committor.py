@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from ..grid import Grid
+from ..provenance import Provenance, made_by, recorded
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
 from .cut_jumps import DirectedEdges
 from .exit_time import coarse_difference
@@ -61,11 +62,14 @@ class Committor(eqx.Module):
     current: Float[np.ndarray, "d *shape"]
     error: Float[np.ndarray, "*shape"]
     rate_error: float
+    grid: Grid | None = None
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
-        return f"Committor: {self.rate:.8g} ± {self.rate_error:.1g} transitions from a to b per time"
+        return f"Committor: {self.rate:.8g} ± {self.rate_error:.1g} transitions from a to b per time{made_by(self)}"
 
 
+@recorded("process")
 def committor(
     process: Any, grid: Grid, a: Callable, b: Callable, boundary: str | Sequence[str] = "no-flux"
 ) -> Committor:
@@ -95,7 +99,7 @@ def committor(
     found = _in_space(generator, regions)
     error, rate_error = _errors(generator, a, b, found, regions.labels == 0)
     error, rate_error = error + found.noise, rate_error + found.rate_noise
-    return Committor(found.forward, found.backward, found.rate, found.current, error, rate_error)
+    return Committor(found.forward, found.backward, found.rate, found.current, error, rate_error, grid)
 
 
 def _regions(grid: Grid, boundary: tuple[Boundary, ...], a: Callable, b: Callable) -> Regions:
@@ -129,7 +133,7 @@ def _on_line(process, grid, kinds, labels, cut) -> Committor:
     q[labels == _b] = rough_q[labels == _b] = 1.0
     rounding = grid.size * np.finfo(np.float64).eps
     error = np.where(labels == 0, np.abs(q - rough_q) + rounding * q, 0.0)
-    return Committor(q, 1 - q, rate, net[None], error, abs(rate - rough_rate) + rounding * rate)
+    return Committor(q, 1 - q, rate, net[None], error, abs(rate - rough_rate) + rounding * rate, grid)
 
 
 def _line_committor(chain: Line, size: int) -> tuple[Float[np.ndarray, " n"], float, Float[np.ndarray, " n"]]:

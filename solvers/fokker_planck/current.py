@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
+from ..grid import Grid
+from ..provenance import Provenance, made_by, recorded
 from . import diagonal_flows
 from .assembly import Generator, check_generator
 
@@ -29,12 +31,18 @@ class Current(eqx.Module):
     faces: tuple[Float[np.ndarray, "..."], ...]
     vectors: Float[np.ndarray, "d ..."]
     entropy_production: float
+    grid: Grid | None = None
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
         largest = float(np.max(np.linalg.norm(self.vectors, axis=0)))
-        return f"Current: at most {largest:.6g} per area, entropy production {self.entropy_production:.6g} per time"
+        return (
+            f"Current: at most {largest:.6g} per area, entropy production {self.entropy_production:.6g} per time"
+            f"{made_by(self)}"
+        )
 
 
+@recorded("generator")
 def current(generator: Any, p: Density) -> Current:
     """The current of the density `p`, which must live on the grid of `generator`.
 
@@ -56,7 +64,7 @@ def current(generator: Any, p: Density) -> Current:
         faces.append(np.moveaxis(density, -1, k))
         vectors.append(np.moveaxis(0.5 * (density[..., 1:] + density[..., :-1]), -1, k))
         production += rate
-    return Current(tuple(faces), np.stack(vectors), production + _along_diagonals(generator, p.mass))
+    return Current(tuple(faces), np.stack(vectors), production + _along_diagonals(generator, p.mass), grid)
 
 
 def check_grid(name: str, p: Density, generator: Generator) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
+from ..provenance import Provenance, made_by, recorded
 from .assembly import Generator, check_generator
 from .current import check_grid
 from .process_values import at_points, drift_and_tensor
@@ -41,15 +42,17 @@ class CutOff(eqx.Module):
     second_moment: Float[np.ndarray, "d 2"]
     box: Float[np.ndarray, "d 2"]
     outside: float
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
         spans = " × ".join(f"[{low:.6g}, {high:.6g}]" for low, high in self.box)
         return (
             f"CutOff: about {np.nansum(self.mass):.2g} of the mass is beyond the box; {spans} would leave out "
-            f"{self.outside:.2g} at each face"
+            f"{self.outside:.2g} at each face{made_by(self)}"
         )
 
 
+@recorded("generator")
 def cut_off(generator: Any, p: Density, outside: float = 1e-9) -> CutOff:
     """Mass and second moments of the stationary law `p` of `generator` beyond its box, and a box that leaves less out.
 

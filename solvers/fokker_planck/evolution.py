@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from ..density import Density
+from ..provenance import Provenance, made_by, recorded
 from .assembly import Generator, check_generator
 from .chebyshev_steps import ChebyshevSteps
 from .contour_steps import ContourSteps
@@ -39,15 +40,17 @@ class Evolution(eqx.Module):
     densities: tuple[Density, ...]
     mass_error: float
     min_mass: float
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
         return (
             f"Evolution at {len(self.ts)} times from {self.ts[0]:.6g} to {self.ts[-1]:.6g}: mass error "
             f"{self.mass_error:.2g}, smallest mass {self.min_mass:.2g}, {self.densities[-1].outside:.3g} outside at "
             "the end"
-        )
+        ) + made_by(self)
 
 
+@recorded("generator")
 def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: float = 1e-6) -> Evolution:
     """The law at the times `ts` of the process that starts from `p0` at time 0.
 

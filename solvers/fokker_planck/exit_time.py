@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from .._tracing import Numbers, is_traced, namespace
 from ..grid import Grid, evaluate, interpolated
+from ..provenance import Provenance, made_by, recorded
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
 from .killed import killed
 from .killed_solver import Solver
@@ -34,6 +35,7 @@ class ExitTime(eqx.Module):
     inside: Callable = eqx.field(static=True)
     boundary: tuple[Boundary, ...] = eqx.field(static=True)
     _beyond: Float[Numbers, "*shape"]
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def at(self, x) -> Float[Numbers, "..."]:
         """The mean exit time from the point x (d,) or points (n, d), or n > 1 numbers on one axis.
@@ -62,10 +64,11 @@ class ExitTime(eqx.Module):
         worst = int(np.argmax(self.values))
         return (
             f"ExitTime on {self.grid}: at most {self.values.flat[worst]:.6g} ± {self.error.flat[worst]:.2g} in "
-            f"{int(np.sum(self.values > 0))} cells"
+            f"{int(np.sum(self.values > 0))} cells{made_by(self)}"
         )
 
 
+@recorded("process")
 def exit_time(process: Any, grid: Grid, inside: Callable, boundary: str | Sequence[str] = "no-flux") -> ExitTime:
     """Mean and variance of the time at which the process first leaves the set in which `inside(x)` is true.
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from ..density import Density
 from ..grid import Grid
+from ..provenance import Provenance, made_by, recorded
 from .assembly import Generator, assemble_checked, checked_boundary
 from .coefficients import coefficients
 from .exit_time import on_wide_cells, outside
@@ -37,11 +38,13 @@ class QuasiStationary(eqx.Module):
     rate: float
     error: float
     density: Density
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
-        return f"QuasiStationary: rate {self.rate:.8g} ± {self.error:.1g}"
+        return f"QuasiStationary: rate {self.rate:.8g} ± {self.error:.1g}{made_by(self)}"
 
 
+@recorded("process")
 def quasi_stationary(
     process: Any, grid: Grid, inside: Callable, boundary: str | Sequence[str] = "no-flux"
 ) -> QuasiStationary:

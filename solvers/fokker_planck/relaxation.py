@@ -16,6 +16,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ..provenance import Provenance, made_by, recorded
 from .assembly import check_generator
 from .current import check_grid
 from .evolution import Evolution
@@ -39,6 +40,7 @@ class Relaxation(eqx.Module):
     decay_rates: Float[np.ndarray, " s-1"]
     gap: float
     gap_error: float
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     @property
     def l2(self) -> Float[np.ndarray, " s"]:
@@ -50,10 +52,11 @@ class Relaxation(eqx.Module):
         return (
             f"Relaxation from t={self.ts[0]:.6g} to {self.ts[-1]:.6g}: relative entropy {self.relative_entropy[0]:.3g} "
             f"to {self.relative_entropy[-1]:.3g}, χ² {self.chi2[0]:.3g} to {self.chi2[-1]:.3g}{last}, "
-            f"gap {self.gap:.6g} ± {self.gap_error:.1g}"
+            f"gap {self.gap:.6g} ± {self.gap_error:.1g}{made_by(self)}"
         )
 
 
+@recorded("generator")
 def relaxation(generator: Any, evolution: Any) -> Relaxation:
     """The distances of the laws of `evolution` from the stationary law of `generator`, by which they were computed.
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Inexact
 
 from .._tracing import Numbers, is_traced, namespace
 from ..density import Density
+from ..provenance import Provenance, made_by, recorded
 from .assembly import Generator, check_generator, coarsen
 from .krylov_modes import krylov_rates_and_modes
 from .line_modes import line_modes, line_rates
@@ -62,6 +63,7 @@ class Spectrum(eqx.Module):
     _modes: Inexact[np.ndarray, "k ..."] | None
     weights: Float[Numbers, "..."]
     conserving: bool = eqx.field(static=True)
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     @property
     def modes(self) -> Inexact[np.ndarray, "k ..."]:
@@ -84,9 +86,10 @@ class Spectrum(eqx.Module):
 
     def __str__(self) -> str:
         shown = ", ".join(f"{r:.8g} ± {e:.1g}" for r, e in zip(self.rates, self.error, strict=True))
-        return f"Spectrum: rates {shown}"
+        return f"Spectrum: rates {shown}{made_by(self)}"
 
 
+@recorded("generator")
 def spectrum(generator: Any, k: int = 5) -> Spectrum:
     """The `k` slowest decay rates of the process and their modes; the first is 0 unless mass can leave.
 

@@ -17,7 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Inexact
 
+from ..clocks import Clocks, clocks_of
 from ..process import AbstractDiffusion, noise_structure
+from ..provenance import Provenance, bytes_of, recorded
 from .brownian import numbers_per_step
 from .checkpoint import Store
 from .choice import best_loop, in_best_coordinates
@@ -56,7 +58,8 @@ class Ensemble(eqx.Module):
     `ts`, `xs` hold every path at the times of `save_at`, shapes (s,) and (s, n, d). `ensemble["name"]` is the result
     of the observable of that name. `engine` says how steps were compiled, and why not in the fastest way. `complete` is
     False if Ctrl-C ended the run: the result then holds the paths that were through, or if none were, all paths that
-    were being run, after `steps` steps.
+    were being run, after `steps` steps. `clocks` turns times into steps and epochs of the algorithm that the process is
+    the limit of; `provenance` says what all this was computed from.
     """
 
     final: Inexact[np.ndarray, "n d"]
@@ -70,6 +73,11 @@ class Ensemble(eqx.Module):
     steps: int
     complete: bool
     seconds: float
+    t0: float = 0.0
+    burn_in: float = 0.0
+    every: int = 1
+    clocks: Clocks | None = None
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __getitem__(self, name: str) -> Any:
         return result_of(self.observed, name)
@@ -79,9 +87,13 @@ class Ensemble(eqx.Module):
         rate = n * self.steps / max(self.seconds, 1e-9)
         lines = [
             f"{n} paths in {d} dimensions, {self.method}, {self.steps} steps of {self.dt:g}, {self.final.dtype}: "
-            f"{self.seconds:.2f} s, {rate:.3g} path-steps/s",
+            f"{self.seconds:.2f} s, {rate:.3g} path-steps/s, {bytes_of(self)}",
             self.engine,
         ]
+        if self.clocks is not None:
+            lines.append(f"from t={self.t0:g} to {self.clocks.at(self.t0 + self.steps * self.dt)}")
+        if self.provenance is not None:
+            lines.append(str(self.provenance))
         if not self.complete:
             lines.append(f"interrupted: {n} paths after {self.steps} steps are all there is")
         if self.nonfinite:
@@ -90,6 +102,7 @@ class Ensemble(eqx.Module):
         return "\n".join(lines)
 
 
+@recorded("process")
 def simulate(
     process: AbstractDiffusion,
     method: AbstractMethod | AbstractTransformed,
@@ -151,7 +164,7 @@ def simulate(
     for follower in following.values():
         follower.check(points)
     schedule = make_schedule(clock, burn_in, every, len(observe) > len(following), points.dtype)
-    name = _name(method)
+    name, clocks = _name(method), clocks_of(process, clock.dt)
     process, inner, transform = unwrapped(process, method, points)
     check_method(inner)
     if transform is not None:
@@ -183,10 +196,11 @@ def simulate(
     run = Run(problem, clock, x0, saves, block, devices, _segment_length(segment), throw, store)
     began = time.perf_counter()
     run.through(_chunk_blocks(run, chunk), Progress(progress, clock.steps * len(x0)))
-    return _result(run, name, engine, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return _result(run, name, engine, seconds, float(burn_in), int(every), clocks)
 
 
-def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
+def _result(run: Run, name: str, engine: str, seconds: float, burn_in: float, every: int, clocks: Clocks) -> Ensemble:
     final, clock = run.final[run.rows], run.clock
     saves = [k for k, step in enumerate(run.saves) if step <= run.reached]
     observed = {}
@@ -207,6 +221,10 @@ def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
         steps=run.reached,
         complete=run.reached == clock.steps and bool(run.rows.all()),
         seconds=seconds,
+        t0=clock.t0,
+        burn_in=burn_in,
+        every=every,
+        clocks=clocks,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..process import AbstractDiffusion
+from ..provenance import Provenance, made_by, recorded
 from .clock import Clock
 from .coupling import couple, values
 from .method import AbstractMethod
@@ -30,16 +31,18 @@ class Extrapolation(eqx.Module):
     order: float
     method: str
     paths: int
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
         rows = [
             f"  at dt={dt:<10.6g} {value:.6g} ± {sem:.1g}"
             for dt, value, sem in zip((self.dt, self.dt / 2), self.raw, self.raw_sem, strict=True)
         ]
-        head = f"{self.method}, {self.paths} paths, extrapolated by order {self.order:g}"
+        head = f"{self.method}, {self.paths} paths, extrapolated by order {self.order:g}{made_by(self)}"
         return "\n".join([f"{self.estimate:.6g} ± {self.sem:.1g} by {head}", *rows])
 
 
+@recorded("process")
 def extrapolated(
     process: AbstractDiffusion,
     method: AbstractMethod,

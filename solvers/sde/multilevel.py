@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..process import AbstractDiffusion
+from ..provenance import Provenance, made_by, recorded
 from .clock import Clock
 from .coupling import Coupling, couple, values
 from .method import AbstractMethod
@@ -53,13 +54,14 @@ class Multilevel(eqx.Module):
     cost: int
     twins: bool
     method: str
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
         how = " with antithetic twins" if self.twins else ""
         return "\n".join(
             [
                 f"{self.estimate:.6g} ± {self.sem:.1g}, bias about {self.bias:.1g}, for the tolerance "
-                f"{self.tolerance:g}: {self.method}{how}, {self.cost:.3g} path-steps",
+                f"{self.tolerance:g}: {self.method}{how}, {self.cost:.3g} path-steps{made_by(self)}",
                 f"  over levels means fall as dt^{self.alpha:.2f}, variances as dt^{self.beta:.2f}; the cost of a "
                 f"sample grows as dt^-{self.gamma:.2f}",
                 *(
@@ -70,6 +72,7 @@ class Multilevel(eqx.Module):
         )
 
 
+@recorded("process")
 def multilevel(
     process: AbstractDiffusion,
     method: AbstractMethod,

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from scipy import optimize, stats
 
 from ..process import AbstractDiffusion, noise_structure
+from ..provenance import Provenance, made_by, recorded
 from .brownian import Need, increment, joined, numbers_per_step
 from .method import AbstractMethod, AbstractPostprocessed, check_method
 from .milstein import Milstein
@@ -65,6 +66,7 @@ class OrderStudy(eqx.Module):
     reference: str
     reference_dt: float
     paths: int
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
         rows = [
@@ -75,12 +77,13 @@ class OrderStudy(eqx.Module):
         return "\n".join(
             [
                 f"{self.kind} order of {self.method}: {self.order:.3f}, 95 % interval [{low:.3f}, {high:.3f}], "
-                f"{self.paths} paths against {self.reference}",
+                f"{self.paths} paths against {self.reference}{made_by(self)}",
                 *rows,
             ]
         )
 
 
+@recorded("process")
 def strong_order(
     process: AbstractDiffusion,
     method: AbstractMethod,
@@ -123,6 +126,7 @@ def strong_order(
     return _study(ladder, errors, exact is None, "strong", type(method).__name__, name)
 
 
+@recorded("process")
 def weak_order(
     process: AbstractDiffusion,
     method: AbstractMethod,
