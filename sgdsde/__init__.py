@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         RMSProp as RMSProp,
         SignSGD as SignSGD,
     )
+    from .saving import load as load
     from .weak_error import Validity as Validity, validity as validity
 
 
@@ -62,6 +63,7 @@ _homes = {
     "compare": "distances",
     "compare_invariant": "invariant",
     "experiments": None,
+    "load": "saving",
     "losses": None,
     "minimisers": None,
     "noise": None,

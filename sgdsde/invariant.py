@@ -11,6 +11,8 @@ import numpy as np
 
 from solvers import Density, Grid, fokker_planck, sde
 from solvers.provenance import Provenance, provenance_of
+from solvers.result import AbstractResult
+from solvers.saving import NotSaved
 
 from . import theory
 from ._binning import Bins, automatic_grid
@@ -41,7 +43,7 @@ class Row(eqx.Module):
         return "rejected" if self.excess > rejected_above else "doubtful"
 
 
-class InvariantComparison(eqx.Module):
+class InvariantComparison(AbstractResult):
     """The outcome of `compare_invariant`.
 
     `rows` is the table, `verdict` what it says in a sentence. `laws` holds the closed forms and the Fokker-Planck law
@@ -49,7 +51,7 @@ class InvariantComparison(eqx.Module):
     route. `unavailable` says why a closed form does not exist.
     """
 
-    model: SGD
+    model: SGD | NotSaved
     grid: Grid
     bins: Grid
     laws: dict[str, Density]

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from solvers import sde
 from solvers.provenance import Provenance, provenance_of
+from solvers.result import AbstractResult
 from solvers.sde.brownian import Need
 from solvers.sde.method import check_method
 from solvers.sde.order import power_law
@@ -47,7 +48,7 @@ class Ladder(eqx.Module):
     sem: Float[np.ndarray, "functionals levels"]
 
 
-class Validity(eqx.Module):
+class Validity(AbstractResult):
     """The outcome of `validity`. Axis 0 of arrays counts functionals, in the order of `names`.
 
     `optimizer_mean` and `process_mean` are E φ of both, with standard errors; `errors` is their difference, optimiser

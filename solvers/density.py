@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Shaped
 from ._tracing import Numbers, Static, is_traced, namespace
 from .grid import Grid, evaluate, interpolated
 from .provenance import Provenance, made_by
+from .result import AbstractResult
 
 
-class Density(eqx.Module):
+class Density(AbstractResult):
     """A probability law on R^d, as the mass in each cell of a grid and the mass outside it.
 
     `mass.sum() + outside` is 1. For a law estimated from samples, `replicates` holds the masses of independent groups

@@ -14,6 +14,7 @@ from jaxtyping import Float, Inexact, Int
 from solvers import sde
 from solvers.clocks import Clocks
 from solvers.provenance import Provenance, bytes_of, provenance_of
+from solvers.result import AbstractResult
 from solvers.sde.engine import Schedule
 from solvers.sde.ensemble import block_size, initial_states
 from solvers.sde.interrupt import Interrupts
@@ -32,7 +33,7 @@ from .optimizer import AbstractOptimizer
 _most_steps = 2**31 - 1
 
 
-class Ensemble(eqx.Module):
+class Ensemble(AbstractResult):
     """The outcome of `run`.
 
     `final` holds the runs after the last step, shape (n, d), NaN for those that became non-finite; `nonfinite` counts

@@ -20,6 +20,7 @@ from scipy.special import logsumexp
 
 from ..grid import Grid
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
 from .cut_jumps import DirectedEdges
 from .exit_time import coarse_difference
@@ -46,7 +47,7 @@ class _Reactive(NamedTuple):
     current: Float[np.ndarray, "d *shape"]
 
 
-class Committor(eqx.Module):
+class Committor(AbstractResult):
     """The committor from a to b: `values` is q⁺ at the cell centres, 0 in a and 1 in b; `backward` is q⁻.
 
     `rate` is the number of transitions from a to b per unit time in the stationary state. Divided by the part of time

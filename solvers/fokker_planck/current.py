@@ -9,6 +9,7 @@ from jaxtyping import Float
 from ..density import Density
 from ..grid import Grid
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from . import diagonal_flows
 from .assembly import Generator, check_generator
 
@@ -16,7 +17,7 @@ from .assembly import Generator, check_generator
 _negligible_traffic = 1e-280
 
 
-class Current(eqx.Module):
+class Current(AbstractResult):
     """The probability current J = b ρ - ∇·(D ρ), in probability per time and unit of area.
 
     `faces[k]` is J_k through the faces of axis k, with one entry more than cells along that axis; `vectors` is J at

@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from ..density import Density
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Generator, check_generator
 from .current import check_grid
 from .process_values import at_points, drift_and_tensor
@@ -29,7 +30,7 @@ _no_power = 1e-2
 _last = 50
 
 
-class CutOff(eqx.Module):
+class CutOff(AbstractResult):
     """What lies beyond the low and the high face of each axis, if the law went on as drift and noise have it.
 
     `mass` is its probability, `second_moment` is ∫ (x_k - c_k)² ρ over it, c the median: `inf` where it does not exist,

@@ -8,6 +8,7 @@ from jaxtyping import ArrayLike, Float
 
 from ..density import Density
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Generator, check_generator
 from .chebyshev_steps import ChebyshevSteps
 from .contour_steps import ContourSteps
@@ -28,7 +29,7 @@ _few_turning = 1 << 11
 _most_products, _patience = 3000, 60
 
 
-class Evolution(eqx.Module):
+class Evolution(AbstractResult):
     """The law at the times `ts`, in units of the process's time.
 
     `densities[i]` is the law at `ts[i]`; mass that left through absorbing faces is in its `outside`. Before negative

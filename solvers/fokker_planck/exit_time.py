@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from .._tracing import Numbers, is_traced, namespace
 from ..grid import Grid, evaluate, interpolated
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
 from .killed import killed
 from .killed_solver import Solver
@@ -21,7 +22,7 @@ from .regions import Cuts, Regions, members, wrapped
 from .traced_exit import traced_continuation, traced_exit_time
 
 
-class ExitTime(eqx.Module):
+class ExitTime(AbstractResult):
     """The time at which a process that starts in a cell's centre leaves a set, in units of the process's time.
 
     `values` is its mean and `variance` its variance, infinite above 1e308; both are 0 outside the set. The error of

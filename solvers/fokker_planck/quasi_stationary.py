@@ -15,6 +15,7 @@ from jaxtyping import Float
 from ..density import Density
 from ..grid import Grid
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Generator, assemble_checked, checked_boundary
 from .coefficients import coefficients
 from .exit_time import on_wide_cells, outside
@@ -29,7 +30,7 @@ from .stationary import closed_law
 _extrapolation_limit = 0.1
 
 
-class QuasiStationary(eqx.Module):
+class QuasiStationary(AbstractResult):
     """The quasi-stationary law of a set: `density`, zero outside, and the `rate` at which it leaves, in 1 / time.
 
     `error` estimates the error of `rate`; nan where it is not known.

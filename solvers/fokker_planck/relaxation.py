@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import check_generator
 from .current import check_grid
 from .evolution import Evolution
@@ -27,7 +28,7 @@ from .stationary import closed_law
 _rounding = 1e-14
 
 
-class Relaxation(eqx.Module):
+class Relaxation(AbstractResult):
     """Distances from the stationary law at the times `ts`, and how fast they shrink.
 
     `relative_entropy` is H, `chi2` is χ² and `l2` its root; see the module. `decay_rates[i]` is the mean rate of decay

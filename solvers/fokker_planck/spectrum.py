@@ -13,6 +13,7 @@ from jaxtyping import Float, Inexact
 from .._tracing import Numbers, is_traced, namespace
 from ..density import Density
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Generator, check_generator, coarsen
 from .krylov_modes import krylov_rates_and_modes
 from .line_modes import line_modes, line_rates
@@ -41,7 +42,7 @@ _shrinks = 0.5
 _sign_fraction = 0.5
 
 
-class Spectrum(eqx.Module):
+class Spectrum(AbstractResult):
     """The slowest decay rates λ_n of a process, in 1 / time, ascending.
 
     `rates` are extrapolated to cells of width zero from this grid and one with cells twice as wide, wherever these two

@@ -20,6 +20,7 @@ from jaxtyping import Float, Inexact
 from ..clocks import Clocks, clocks_of
 from ..process import AbstractDiffusion, noise_structure
 from ..provenance import Provenance, bytes_of, recorded
+from ..result import AbstractResult
 from .brownian import numbers_per_step
 from .checkpoint import Store
 from .choice import best_loop, in_best_coordinates
@@ -51,7 +52,7 @@ _wider = {"gpu": 1 << 8}
 _chunk_numbers = 1 << 24
 
 
-class Ensemble(eqx.Module):
+class Ensemble(AbstractResult):
     """The outcome of `simulate`.
 
     `final` holds the paths at `t1`, shape (n, d), NaN for paths that became non-finite; `nonfinite` counts those.

@@ -10,13 +10,14 @@ from jaxtyping import Float
 
 from ..process import AbstractDiffusion
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .clock import Clock
 from .coupling import couple, values
 from .method import AbstractMethod
 from .random import key_words
 
 
-class Extrapolation(eqx.Module):
+class Extrapolation(AbstractResult):
     """The outcome of `extrapolated`: `estimate` of E φ(X(t1)) with the standard error `sem`.
 
     `raw` are the estimates at steps dt and dt/2, with standard errors `raw_sem`; the last and `estimate` differ by the

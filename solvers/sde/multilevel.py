@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from ..process import AbstractDiffusion
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .clock import Clock
 from .coupling import Coupling, couple, values
 from .method import AbstractMethod
@@ -30,7 +31,7 @@ _first_paths, _later_paths = 1000, 200
 _least_rate = 0.5
 
 
-class Multilevel(eqx.Module):
+class Multilevel(AbstractResult):
     """The outcome of `multilevel`: `estimate` of E φ(X(t1)), its standard error `sem`, and `bias`, an estimate of what
     steps below the smallest would still add.
 

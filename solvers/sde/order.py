@@ -19,6 +19,7 @@ from scipy import optimize, stats
 
 from ..process import AbstractDiffusion, noise_structure
 from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .brownian import Need, increment, joined, numbers_per_step
 from .method import AbstractMethod, AbstractPostprocessed, check_method
 from .milstein import Milstein
@@ -47,7 +48,7 @@ _whole = 1e-6
 _significant, _roundings = 3.0, 100.0
 
 
-class OrderStudy(eqx.Module):
+class OrderStudy(AbstractResult):
     """Errors at each step size and the order fitted to them.
 
     `errors[i]` belongs to `dts[i]` and has the standard error `sem[i]`; `interval` is the 95 % confidence interval of
