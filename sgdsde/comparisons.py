@@ -1,10 +1,12 @@
 """What the command line computed, with the arguments by which it did: that can be computed again and compared."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 
+from solvers.diagnosis import Diagnosis
 from solvers.provenance import Provenance
 from solvers.result import AbstractResult
 from solvers.saving import differences
@@ -19,6 +21,16 @@ class Comparisons(AbstractResult):
     arguments: dict[str, Any]
     results: dict[str, InvariantComparison]
     provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """The findings about each comparison."""
+        return Diagnosis(
+            tuple(
+                dataclasses.replace(f, about=f"{name}: {f.about}")
+                for name, result in self.results.items()
+                for f in result.diagnose().findings
+            )
+        )
 
     def __str__(self) -> str:
         given = ", ".join(f"{name} {value}" for name, value in self.arguments.items())

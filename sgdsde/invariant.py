@@ -1,5 +1,6 @@
 """One model by every route at once: particles, Fokker-Planck and the closed forms of its invariant law."""
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from solvers import Density, Grid, fokker_planck, sde
+from solvers.diagnosis import Diagnosis, judged
 from solvers.provenance import Provenance, provenance_of
 from solvers.result import AbstractResult
 from solvers.saving import NotSaved
@@ -96,6 +98,17 @@ class InvariantComparison(AbstractResult):
         from . import plots
 
         return plots.invariant_densities(self, axes)
+
+    def diagnose(self) -> Diagnosis:
+        """What is to be said of the Fokker-Planck law, of each sampled one, and of routes that do not agree."""
+        found = [
+            dataclasses.replace(f, about=f"{name}: {f.about}")
+            for name, p in ({k: self.laws[k] for k in self.laws if k == "Fokker-Planck"} | self.sampled).items()
+            for f in p.diagnose().findings
+        ]
+        undecided = [r for r in self.rows if r.route in _decisive(self.rows) and r.opinion == "doubtful"]
+        text = f"{len(undecided)} of {len(self.rows)} comparisons are neither accepted nor rejected"
+        return Diagnosis((*found, judged("verdict", not undecided, text, "Use more `paths`, or a smaller `dt`")))
 
     def __str__(self) -> str:
         d = self.bins.ndim

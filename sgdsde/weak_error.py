@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from solvers import sde
+from solvers.diagnosis import Diagnosis, judged
 from solvers.provenance import Provenance, provenance_of
 from solvers.result import AbstractResult
 from solvers.sde.brownian import Need
@@ -88,6 +89,18 @@ class Validity(AbstractResult):
         from .plots import weak_error
 
         return weak_error.weak_errors(self, axes)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the optimiser stayed finite, and for each functional whether an order can be seen."""
+        lost = self.learning_rates[np.isnan(self.errors).any(axis=0)]
+        text = "every run of the optimiser stayed finite"
+        if lost.size:
+            text = f"the optimiser diverges at η = {', '.join(f'{eta:g}' for eta in lost)}"
+        found = [judged("finite", lost.size == 0, text, "Use smaller `learning_rates`")]
+        for k, (low, high) in enumerate(self.intervals):
+            change = "Use more `runs`, or larger `learning_rates`; see `verdict`"
+            found.append(judged(f"order of {self.names[k]}", bool(np.isfinite(high - low)), self._sentence(k), change))
+        return Diagnosis(tuple(found))
 
     def __str__(self) -> str:
         how = "on one Brownian motion" if self.coupled else "independently"

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from ._tracing import Numbers, Static, is_traced, namespace
+from .diagnosis import Diagnosis, accuracy, judged, mass_conserved, mass_lost, unknown
 from .grid import Grid, evaluate, interpolated
 from .provenance import Provenance, made_by
 from .result import AbstractResult
@@ -220,6 +221,22 @@ class Density(AbstractResult):
         outside = self.outside + self.mass[left_out].sum()
         return Density(grid, mass, outside, replicates, error, self.beyond, self.provenance)
 
+    def diagnose(self) -> Diagnosis:
+        """Whether the total is 1, whether mass is lost at the walls or outside, and how large errors are."""
+        total = float(self.mass.sum() + self.outside)
+        found = [mass_conserved(total - 1), mass_lost("outside", float(self.outside), "outside the grid")]
+        if self.beyond is not None:
+            found.append(mass_lost("cut off", self.beyond, "cut off by the walls of the box"))
+        if self.error is not None:
+            found.append(accuracy("error", 1.0, float(self.error.sum()), "Use cells half as wide"))
+        elif self.standard_error is not None:
+            sampled = 0.5 * float(self.standard_error.sum())
+            text = f"sampling changes about {sampled:.2g} of the mass"
+            found.append(judged("error", sampled < _noisy, text, "Use more samples, or wider cells"))
+        else:
+            found.append(unknown("error", "no error estimate and no groups of samples"))
+        return Diagnosis(tuple(found))
+
     def __str__(self) -> str:
         if is_traced(self.mass):
             return f"Density on {self.grid}, with masses that JAX traces"
@@ -234,6 +251,9 @@ class Density(AbstractResult):
 
 # Independent groups into which samples are divided for standard errors: 31 degrees of freedom.
 _groups = 32
+
+# A histogram of which sampling changes that part is too fine for its samples.
+_noisy = 0.1
 
 # Sums of float32 masses over a million cells still pass; values of a density, taken for masses, do not.
 _total_tolerance = 1e-4

@@ -1,21 +1,24 @@
 """What every result can do, whatever it is of."""
 
+import abc
 import os
 from pathlib import Path
 
 import equinox as eqx
 
-from .provenance import Provenance
+from .diagnosis import Diagnosis
 from .saving import save
 
 
 class AbstractResult(eqx.Module):
-    """A result: printing it says what happened, `provenance` what it was computed by and from.
+    """A result: printing it says what happened, and its field `provenance` what it was computed by and from, if known.
 
     It can be saved; `solvers.load`, or for results of `sgdsde` that package's `load`, gives it back.
     """
 
-    provenance: eqx.AbstractVar[Provenance | None]
+    @abc.abstractmethod
+    def diagnose(self) -> Diagnosis:
+        """Whether it can be trusted: one line for each thing that may be wrong, "ok" or what to change."""
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes this to `path`, with the ending .npz if it has none; returns the path. See `solvers.saving`.

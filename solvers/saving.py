@@ -25,6 +25,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from .process import AbstractDiffusion
 
@@ -148,7 +149,7 @@ def _array_bytes(array: np.ndarray) -> bytes:
 
 def _encoded(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     """JSON for a value; arrays go to `arrays`, under the name of their place in the tree."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         raise TypeError("A result whose numbers JAX traces can't be saved: save it outside `jit`, `grad` and `vmap`.")
     if value is None or isinstance(value, bool | str):
         return value

@@ -11,14 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Inexact, Int
 
-from solvers import sde
+from solvers import Density, sde
 from solvers.clocks import Clocks
+from solvers.diagnosis import Diagnosis
+from solvers.paths import burn_in, observed, paths_finite, rounding, run_complete, tails
 from solvers.provenance import Provenance, bytes_of, provenance_of
 from solvers.result import AbstractResult
 from solvers.sde.engine import Schedule
 from solvers.sde.ensemble import block_size, initial_states
 from solvers.sde.interrupt import Interrupts
-from solvers.sde.observables import AbstractFollower, AbstractObservable, checked_observables, result_of
+from solvers.sde.observables import (
+    AbstractFollower,
+    AbstractObservable,
+    MomentsResult,
+    checked_observables,
+    result_of,
+)
 from solvers.sde.progress import Progress
 from solvers.sde.random import key_words
 
@@ -62,6 +70,21 @@ class Ensemble(AbstractResult):
 
     def __getitem__(self, name: str) -> Any:
         return result_of(self.observed, name)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether runs stayed finite, averages and their errors can be trusted, and rounding does not matter."""
+        averaged = [k for k, v in self.observed.items() if isinstance(v, MomentsResult | Density)]
+        moments = [k for k, v in self.observed.items() if isinstance(v, MomentsResult)]
+        return Diagnosis(
+            (
+                paths_finite(self.nonfinite, len(self.final), "use a smaller learning rate"),
+                run_complete(self.complete, self.steps),
+                burn_in(self.ts, self.xs, self.burn_in * self.clock, bool(averaged)),
+                rounding(self.final, self.steps),
+                tails(self.final, moments),
+                *observed(self.observed),
+            )
+        )
 
     def __str__(self) -> str:
         n, d = self.final.shape

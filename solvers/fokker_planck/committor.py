@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
+from ..diagnosis import Diagnosis, accuracy, judged
 from ..grid import Grid
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -35,6 +36,10 @@ _a, _b = 1, 2
 
 # Rates are given if rounding changes them by less than this fraction.
 _largest_noise = 1e-3
+
+
+# How far from 0 and 1 rounding may take a probability.
+_rounding = 1e-9
 
 
 class _Reactive(NamedTuple):
@@ -65,6 +70,17 @@ class Committor(AbstractResult):
     rate_error: float
     grid: Grid | None = None
     provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether values are probabilities, and the rate is known to 1 %."""
+        low, high = float(np.min(self.values)), float(np.max(self.values))
+        inside = -_rounding < low and high < 1 + _rounding
+        return Diagnosis(
+            (
+                judged("probabilities", inside, f"values from {low:.3g} to {high:.3g}", "Use cells half as wide"),
+                accuracy("rate", self.rate, self.rate_error, "Use cells half as wide"),
+            )
+        )
 
     def __str__(self) -> str:
         return f"Committor: {self.rate:.8g} ± {self.rate_error:.1g} transitions from a to b per time{made_by(self)}"

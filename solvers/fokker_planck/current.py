@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
+from ..diagnosis import Diagnosis, finite
 from ..grid import Grid
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -34,6 +35,10 @@ class Current(AbstractResult):
     entropy_production: float
     grid: Grid | None = None
     provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the current and the entropy production are finite."""
+        return Diagnosis((finite("currents and entropy production", self.vectors, np.array(self.entropy_production)),))
 
     def __str__(self) -> str:
         largest = float(np.max(np.linalg.norm(self.vectors, axis=0)))

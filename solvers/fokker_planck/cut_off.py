@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
+from ..diagnosis import Diagnosis, finite, mass_lost
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
 from .assembly import Generator, check_generator
@@ -44,6 +45,15 @@ class CutOff(AbstractResult):
     box: Float[np.ndarray, "d 2"]
     outside: float
     provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the box holds the law, and second moments exist beyond it."""
+        return Diagnosis(
+            (
+                mass_lost("cut off", float(np.nansum(self.mass)), "beyond the box"),
+                finite("second moments beyond the box", self.second_moment),
+            )
+        )
 
     def __str__(self) -> str:
         spans = " × ".join(f"[{low:.6g}, {high:.6g}]" for low, high in self.box)

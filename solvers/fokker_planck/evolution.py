@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from ..density import Density
+from ..diagnosis import Diagnosis, mass_conserved, mass_lost, not_negative
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
 from .assembly import Generator, check_generator
@@ -42,6 +43,17 @@ class Evolution(AbstractResult):
     mass_error: float
     min_mass: float
     provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether mass was conserved and stayed positive, and how much of it is outside at the end."""
+        lost = float(self.densities[-1].outside)
+        return Diagnosis(
+            (
+                mass_conserved(self.mass_error),
+                not_negative(self.min_mass),
+                mass_lost("outside", lost, "outside at the end, absorbed or not in the grid from the start"),
+            )
+        )
 
     def __str__(self) -> str:
         return (

@@ -10,6 +10,7 @@ import scipy.ndimage
 from jaxtyping import Bool, Float, Int
 
 from .._tracing import Numbers, is_traced, namespace
+from ..diagnosis import Diagnosis, accuracy, finite
 from ..grid import Grid, evaluate, interpolated
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -58,6 +59,14 @@ class ExitTime(AbstractResult):
         found = interpolated(centres, values, points)
         xp, there = namespace(found), evaluate(self.inside, points)
         return namespace(found, there).where(there, xp.maximum(found, 0.0), 0.0).reshape(x.shape[:-1])
+
+    def diagnose(self) -> Diagnosis:
+        """Whether times are finite, and the longest known to 1 %."""
+        worst = int(np.argmax(self.values))
+        value, error = float(self.values.flat[worst]), float(self.error.flat[worst])
+        return Diagnosis(
+            (finite("times", self.values), accuracy("longest time", value, error, "Use cells half as wide"))
+        )
 
     def __str__(self) -> str:
         if is_traced(self.values):

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
+from ..diagnosis import Diagnosis, accuracy
 from ..grid import Grid
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -40,6 +41,12 @@ class QuasiStationary(AbstractResult):
     error: float
     density: Density
     provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the rate is known to 1 %, and what is to be said of the law."""
+        return Diagnosis(
+            (accuracy("rate", self.rate, self.error, "Use cells half as wide"), *self.density.diagnose().findings)
+        )
 
     def __str__(self) -> str:
         return f"QuasiStationary: rate {self.rate:.8g} ± {self.error:.1g}{made_by(self)}"

@@ -16,6 +16,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ..diagnosis import Diagnosis, accuracy, judged, unknown
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
 from .assembly import check_generator
@@ -26,6 +27,10 @@ from .stationary import closed_law
 
 # Masses below this fraction of the largest are rounding. Divided by a law that is smaller yet they would decide χ².
 _rounding = 1e-14
+
+
+# A rate of decay this near to the gap is that of late times.
+_late = 0.05
 
 
 class Relaxation(AbstractResult):
@@ -47,6 +52,21 @@ class Relaxation(AbstractResult):
     def l2(self) -> Float[np.ndarray, " s"]:
         """The distance ‖ρ/π - 1‖ in L²(π)."""
         return np.sqrt(self.chi2)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether χ² falls, as it must; whether the gap is known to 1 %, and was reached by the rate of decay."""
+        rise = float(np.max(np.diff(self.chi2), initial=-np.inf) / self.chi2[0])
+        found = [
+            judged("decay", rise < _rounding, "χ² falls" if rise < _rounding else "χ² rises", "Use a smaller `rtol`"),
+            accuracy("gap", self.gap, self.gap_error, "Use cells half as wide"),
+        ]
+        if len(self.decay_rates):
+            last = float(self.decay_rates[-1])
+            text = f"the last decay rate is {last / self.gap:.3g} times the gap"
+            found.append(judged("late times", abs(last / self.gap - 1) < _late, text, "Use later `ts`"))
+        else:
+            found.append(unknown("late times", "a rate of decay takes two `ts`"))
+        return Diagnosis(tuple(found))
 
     def __str__(self) -> str:
         last = f", decay rate at the end {self.decay_rates[-1]:.6g}" if len(self.decay_rates) else ""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Inexact
 
 from .._tracing import Numbers, is_traced, namespace
 from ..density import Density
+from ..diagnosis import Diagnosis, accuracy, finite, unknown
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
 from .assembly import Generator, check_generator, coarsen
@@ -84,6 +85,16 @@ class Spectrum(AbstractResult):
             raise ValueError("Only the rate 0 was computed. Call `spectrum` with k of at least 2.")
         gap = self.rates[first].real
         return gap if is_traced(gap) else float(gap)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether rates are finite, and known to 1 % each."""
+        found = [finite("rates", self.rates)]
+        for n, (rate, error) in enumerate(zip(self.rates, self.error, strict=True)):
+            if n >= int(self.conserving):
+                found.append(accuracy(f"rate {n}", abs(rate), float(error), "Use cells half as wide, or a larger box"))
+        if len(found) == 1:
+            found.append(unknown("gap", "only the rate 0 was computed: call `spectrum` with k of at least 2"))
+        return Diagnosis(tuple(found))
 
     def __str__(self) -> str:
         shown = ", ".join(f"{r:.8g} ± {e:.1g}" for r, e in zip(self.rates, self.error, strict=True))

@@ -6,6 +6,7 @@ bits do not depend on chunks, devices, segments or on what is observed.
 """
 
 import contextlib
+import dataclasses
 import os
 import time
 from typing import Any
@@ -18,6 +19,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Inexact
 
 from ..clocks import Clocks, clocks_of
+from ..density import Density
+from ..diagnosis import Diagnosis, Finding, judged, unknown
+from ..paths import burn_in, observed, paths_finite, rounding, run_complete, tails
 from ..process import AbstractDiffusion, noise_structure
 from ..provenance import Provenance, bytes_of, recorded
 from ..result import AbstractResult
@@ -28,10 +32,11 @@ from .clock import Clock, make_schedule
 from .engine import Problem
 from .fingerprint import identity
 from .method import AbstractMethod, check_method
-from .observables import AbstractFollower, checked_observables, result_of
+from .observables import AbstractFollower, MomentsResult, checked_observables, result_of
 from .progress import Progress
 from .random import key_words
 from .run import Run, longest_segment
+from .stability import largest_dimension, longest_step, modes
 from .transform import AbstractTransformed, unwrapped
 
 # Numbers of one block that are in flight in a step: enough to be fast, few enough to stay in cache.
@@ -50,6 +55,13 @@ _wider = {"gpu": 1 << 8}
 
 # Numbers of state and observables held on the device at a time, unless `chunk` says otherwise.
 _chunk_numbers = 1 << 24
+
+
+class Source:
+    """The process and the method of an ensemble, for `diagnose`: no tree of numbers, and not in files."""
+
+    def __init__(self, process: AbstractDiffusion, method: Any):
+        self.process, self.method = process, method
 
 
 class Ensemble(AbstractResult):
@@ -78,10 +90,51 @@ class Ensemble(AbstractResult):
     burn_in: float = 0.0
     every: int = 1
     clocks: Clocks | None = None
+    source: Source | None = eqx.field(default=None, repr=False, metadata={"saved": False})
     provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __getitem__(self, name: str) -> Any:
         return result_of(self.observed, name)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether paths stayed finite, steps are short enough, averages and their errors can be trusted.
+
+        The step is judged by what the method does to decaying modes of the drift's Jacobian at the last states, which
+        takes a second or so.
+        """
+        averaged = [k for k, v in self.observed.items() if isinstance(v, MomentsResult | Density)]
+        moments = [k for k, v in self.observed.items() if isinstance(v, MomentsResult)]
+        return Diagnosis(
+            (
+                paths_finite(self.nonfinite, len(self.final), "use a smaller `dt`, or `TamedEuler`"),
+                run_complete(self.complete, self.steps),
+                self._step(),
+                burn_in(self.ts, self.xs, self.t0 + self.burn_in, bool(averaged)),
+                rounding(self.final, self.steps),
+                tails(self.final, moments),
+                *observed(self.observed),
+            )
+        )
+
+    def _step(self) -> Finding:
+        d = self.final.shape[1]
+        states = self.final[np.isfinite(self.final).all(axis=1)]
+        if self.source is None:
+            return unknown("step", "the process is not in the file of a result")
+        if not isinstance(self.source.method, AbstractMethod):
+            return unknown("step", "steps are taken in other coordinates, or in another time")
+        if d > largest_dimension or not len(states):
+            return unknown("step", f"Jacobians are formed for finite states of up to {largest_dimension} numbers")
+        rates = modes(self.source.process, self.t0 + self.steps * self.dt, states)
+        if not len(rates):
+            return judged("step", True, "no mode of the drift decays at the last states", "")
+        limit = longest_step(self.source.method, self.dt, rates, self.final.dtype)
+        text = f"no decaying mode of the drift grows at dt={self.dt:g}, nor at several times that"
+        if np.isfinite(limit):
+            text = f"dt={self.dt:g}, and decaying modes of the drift grow above about {limit:.3g}"
+        return judged(
+            "step", self.dt <= limit, text, "Use a smaller `dt`, or a method for stiff drift such as `SKROCK`"
+        )
 
     def __str__(self) -> str:
         n, d = self.final.shape
@@ -165,7 +218,7 @@ def simulate(
     for follower in following.values():
         follower.check(points)
     schedule = make_schedule(clock, burn_in, every, len(observe) > len(following), points.dtype)
-    name, clocks = _name(method), clocks_of(process, clock.dt)
+    name, clocks, source = _name(method), clocks_of(process, clock.dt), Source(process, method)
     process, inner, transform = unwrapped(process, method, points)
     check_method(inner)
     if transform is not None:
@@ -198,10 +251,11 @@ def simulate(
     began = time.perf_counter()
     run.through(_chunk_blocks(run, chunk), Progress(progress, clock.steps * len(x0)))
     seconds = time.perf_counter() - began
-    return _result(run, name, engine, seconds, float(burn_in), int(every), clocks)
+    result = _result(run, name, engine, seconds)
+    return dataclasses.replace(result, burn_in=float(burn_in), every=int(every), clocks=clocks, source=source)
 
 
-def _result(run: Run, name: str, engine: str, seconds: float, burn_in: float, every: int, clocks: Clocks) -> Ensemble:
+def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
     final, clock = run.final[run.rows], run.clock
     saves = [k for k, step in enumerate(run.saves) if step <= run.reached]
     observed = {}
@@ -223,9 +277,6 @@ def _result(run: Run, name: str, engine: str, seconds: float, burn_in: float, ev
         complete=run.reached == clock.steps and bool(run.rows.all()),
         seconds=seconds,
         t0=clock.t0,
-        burn_in=burn_in,
-        every=every,
-        clocks=clocks,
     )
 
 

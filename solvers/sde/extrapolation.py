@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ..diagnosis import Diagnosis, judged
 from ..process import AbstractDiffusion
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -15,6 +16,9 @@ from .clock import Clock
 from .coupling import couple, values
 from .method import AbstractMethod
 from .random import key_words
+
+# A bias is seen above so many standard errors; what is left of one above this part of the estimate may matter.
+_seen, _large = 3.0, 0.2
 
 
 class Extrapolation(AbstractResult):
@@ -33,6 +37,15 @@ class Extrapolation(AbstractResult):
     method: str
     paths: int
     provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the bias that was removed is small, as its expansion takes it to be."""
+        bias = abs(self.estimate - self.raw[1])
+        share = bias / max(abs(self.estimate), 1e-300)
+        resolved = bias > _seen * self.sem
+        text = f"removed bias {bias:.2g}, standard error {self.sem:.2g}"
+        large = resolved and share > _large
+        return Diagnosis((judged("bias", not large, text, "It is no small part of the estimate: halve `dt`"),))
 
     def __str__(self) -> str:
         rows = [

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..diagnosis import Diagnosis, judged
 from ..process import AbstractDiffusion
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -56,6 +57,27 @@ class Multilevel(AbstractResult):
     twins: bool
     method: str
     provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the tolerance was met, and whether the cost is spent on the long steps, as it should be."""
+        error = float(np.hypot(self.sem, self.bias))
+        rates = f"variances fall as dt^{self.beta:.2f}, costs grow as dt^-{self.gamma:.2f}"
+        return Diagnosis(
+            (
+                judged(
+                    "tolerance",
+                    error <= self.tolerance,
+                    f"error about {error:.2g} for {self.tolerance:.2g}",
+                    "Call again with another key",
+                ),
+                judged(
+                    "levels",
+                    self.beta > self.gamma,
+                    rates,
+                    "The short steps cost most: use a method of higher strong order, such as `Milstein`",
+                ),
+            )
+        )
 
     def __str__(self) -> str:
         how = " with antithetic twins" if self.twins else ""

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 from scipy import optimize, stats
 
+from ..diagnosis import Diagnosis, finite, judged
 from ..process import AbstractDiffusion, noise_structure
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -44,6 +45,9 @@ _Methods = Sequence[tuple[AbstractMethod, int]]
 
 _whole = 1e-6
 
+# An order that is known to less than this width, and slopes that differ by more than this, say little.
+_wide, _bent = 0.5, 0.3
+
 # An error counts as known when it is so many standard errors, and so many roundings, away from 0.
 _significant, _roundings = 3.0, 100.0
 
@@ -68,6 +72,33 @@ class OrderStudy(AbstractResult):
     reference_dt: float
     paths: int
     provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether errors stand out from the noise, the order is known to ±0.25, and the errors lie on a line."""
+        noise = float(np.max(self.sem / np.maximum(self.errors, 1e-300)))
+        low, high = self.interval
+        slopes = np.diff(np.log(np.maximum(self.errors, 1e-300))[np.argsort(self.dts)]) / np.diff(
+            np.log(np.sort(self.dts))
+        )
+        bend = float(np.ptp(slopes))
+        return Diagnosis(
+            (
+                finite("errors", self.errors),
+                judged(
+                    "noise",
+                    noise < 1 / _significant,
+                    f"standard errors up to {noise:.2g} of an error",
+                    "Use more `paths`, or larger `dts`",
+                ),
+                judged("order", high - low < _wide, f"95 % interval [{low:.3f}, {high:.3f}]", "Use more `paths`"),
+                judged(
+                    "line",
+                    bend < _bent,
+                    f"slopes between neighbours differ by up to {bend:.2g}",
+                    "Use smaller `dts`, or more `paths`: the order is that of small steps",
+                ),
+            )
+        )
 
     def __str__(self) -> str:
         rows = [
