@@ -102,6 +102,8 @@ def __getattr__(name: str):
         return importlib.import_module("importlib.metadata").version("sgdsde")
     if name not in _homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Results of `solvers` may ask for axes from now on.
+    importlib.import_module("._axes", __name__)
     home = _homes[name]
     if home is None:
         return importlib.import_module(f".{name}", __name__)

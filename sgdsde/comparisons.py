@@ -32,6 +32,10 @@ class Comparisons(AbstractResult):
             )
         )
 
+    def plot(self, axes: Any = None) -> Any:
+        """The figure of the first comparison; the others have their own `plot`. Returns the axes."""
+        return next(iter(self.results.values())).plot(axes)
+
     def __str__(self) -> str:
         given = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
         return "\n\n".join([f"sgdsde compare: {given}", *(f"{name}\n{r}" for name, r in self.results.items())])

@@ -237,6 +237,13 @@ class Density(AbstractResult):
             found.append(unknown("error", "no error estimate and no groups of samples"))
         return Diagnosis(tuple(found))
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the density on `ax` or new axes, which are returned: a curve, colours over a plane, or a marginal."""
+        # Drawing knows densities.
+        from .drawing import draw_density
+
+        return draw_density(self, ax)
+
     def __str__(self) -> str:
         if is_traced(self.mass):
             return f"Density on {self.grid}, with masses that JAX traces"

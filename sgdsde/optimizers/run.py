@@ -14,6 +14,7 @@ from jaxtyping import Float, Inexact, Int
 from solvers import Density, sde
 from solvers.clocks import Clocks
 from solvers.diagnosis import Diagnosis
+from solvers.drawing import draw_paths
 from solvers.paths import burn_in, observed, paths_finite, rounding, run_complete, tails
 from solvers.provenance import Provenance, bytes_of, provenance_of
 from solvers.result import AbstractResult
@@ -85,6 +86,10 @@ class Ensemble(AbstractResult):
                 *observed(self.observed),
             )
         )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the first component on `ax`, or on new axes, which are returned: a fan over `ts`, or a histogram."""
+        return draw_paths(self.ts, self.xs, self.final, ax)
 
     def __str__(self) -> str:
         n, d = self.final.shape

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from ..diagnosis import Diagnosis, accuracy, judged
+from ..drawing import draw_field
 from ..grid import Grid
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -81,6 +82,12 @@ class Committor(AbstractResult):
                 accuracy("rate", self.rate, self.rate_error, "Use cells half as wide"),
             )
         )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the committor over the grid on `ax`, or on new axes, which are returned."""
+        if self.grid is None:
+            raise ValueError("`plot` needs the grid, but this committor was made without one.")
+        return draw_field(self.grid, self.values, "committor", ax)
 
     def __str__(self) -> str:
         return f"Committor: {self.rate:.8g} ± {self.rate_error:.1g} transitions from a to b per time{made_by(self)}"

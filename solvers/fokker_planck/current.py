@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from ..density import Density
 from ..diagnosis import Diagnosis, finite
+from ..drawing import draw_arrows
 from ..grid import Grid
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -39,6 +40,12 @@ class Current(AbstractResult):
     def diagnose(self) -> Diagnosis:
         """Whether the current and the entropy production are finite."""
         return Diagnosis((finite("currents and entropy production", self.vectors, np.array(self.entropy_production)),))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the current on `ax`, or on new axes, which are returned; on one or two axes of the state."""
+        if self.grid is None:
+            raise ValueError("`plot` needs the grid, but this current was made without one.")
+        return draw_arrows(self.grid, self.vectors, "probability current", ax)
 
     def __str__(self) -> str:
         largest = float(np.max(np.linalg.norm(self.vectors, axis=0)))

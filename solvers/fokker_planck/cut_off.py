@@ -15,8 +15,10 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ..axes import axes_or_new
 from ..density import Density
 from ..diagnosis import Diagnosis, finite, mass_lost
+from ..drawing import solved
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
 from .assembly import Generator, check_generator
@@ -54,6 +56,14 @@ class CutOff(AbstractResult):
                 finite("second moments beyond the box", self.second_moment),
             )
         )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the mass beyond each face on `ax`, or on new axes, which are returned."""
+        ax = axes_or_new(ax)
+        names = [f"$x_{k + 1}$ {end}" for k in range(len(self.mass)) for end in ("low", "high")]
+        ax.bar(names, self.mass.ravel(), color=solved)
+        ax.set(ylabel="mass beyond the face", yscale="log" if np.any(self.mass > 0) else "linear")
+        return ax
 
     def __str__(self) -> str:
         spans = " × ".join(f"[{low:.6g}, {high:.6g}]" for low, high in self.box)

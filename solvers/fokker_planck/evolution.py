@@ -8,6 +8,7 @@ from jaxtyping import ArrayLike, Float
 
 from ..density import Density
 from ..diagnosis import Diagnosis, mass_conserved, mass_lost, not_negative
+from ..drawing import draw_densities
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
 from .assembly import Generator, check_generator
@@ -54,6 +55,10 @@ class Evolution(AbstractResult):
                 mass_lost("outside", lost, "outside at the end, absorbed or not in the grid from the start"),
             )
         )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the density of the first coordinate at up to six times on `ax`, or on new axes, which are returned."""
+        return draw_densities(self.ts, self.densities, ax)
 
     def __str__(self) -> str:
         return (

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from .._tracing import Numbers, is_traced, namespace
 from ..diagnosis import Diagnosis, accuracy, finite
+from ..drawing import draw_field
 from ..grid import Grid, evaluate, interpolated
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -67,6 +68,10 @@ class ExitTime(AbstractResult):
         return Diagnosis(
             (finite("times", self.values), accuracy("longest time", value, error, "Use cells half as wide"))
         )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the mean exit time over the grid on `ax`, or on new axes, which are returned."""
+        return draw_field(self.grid, self.values, "mean exit time", ax)
 
     def __str__(self) -> str:
         if is_traced(self.values):

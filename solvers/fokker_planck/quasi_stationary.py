@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from ..density import Density
 from ..diagnosis import Diagnosis, accuracy
+from ..drawing import draw_density
 from ..grid import Grid
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -47,6 +48,10 @@ class QuasiStationary(AbstractResult):
         return Diagnosis(
             (accuracy("rate", self.rate, self.error, "Use cells half as wide"), *self.density.diagnose().findings)
         )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the density on `ax`, or on new axes, which are returned."""
+        return draw_density(self.density, ax)
 
     def __str__(self) -> str:
         return f"QuasiStationary: rate {self.rate:.8g} ± {self.error:.1g}{made_by(self)}"

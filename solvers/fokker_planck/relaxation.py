@@ -16,7 +16,9 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ..axes import axes_or_new
 from ..diagnosis import Diagnosis, accuracy, judged, unknown
+from ..drawing import guide, solved
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
 from .assembly import check_generator
@@ -67,6 +69,16 @@ class Relaxation(AbstractResult):
         else:
             found.append(unknown("late times", "a rate of decay takes two `ts`"))
         return Diagnosis(tuple(found))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the distance in L²(π) over time, and the slope of the gap, on `ax` or new axes, which are returned."""
+        ax = axes_or_new(ax)
+        ax.plot(self.ts, self.l2, color=solved, marker="s", label=r"$\|\rho/\pi - 1\|$")
+        bound = self.l2[-1] * np.exp(-self.gap * (self.ts - self.ts[-1]))
+        ax.plot(self.ts, bound, color=guide, linestyle="--", label="rate of the gap")
+        ax.set(xlabel="$t$", ylabel="distance", yscale="log")
+        ax.legend(frameon=False)
+        return ax
 
     def __str__(self) -> str:
         last = f", decay rate at the end {self.decay_rates[-1]:.6g}" if len(self.decay_rates) else ""

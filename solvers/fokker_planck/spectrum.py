@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from .._tracing import Numbers, is_traced, namespace
+from ..axes import axes_or_new
 from ..density import Density
 from ..diagnosis import Diagnosis, accuracy, finite, unknown
+from ..drawing import solved
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
 from .assembly import Generator, check_generator, coarsen
@@ -95,6 +97,14 @@ class Spectrum(AbstractResult):
         if len(found) == 1:
             found.append(unknown("gap", "only the rate 0 was computed: call `spectrum` with k of at least 2"))
         return Diagnosis(tuple(found))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the real parts of the rates with their errors on `ax`, or on new axes, which are returned."""
+        ax = axes_or_new(ax)
+        error = np.nan_to_num(np.abs(self.error))
+        ax.errorbar(np.arange(len(self.rates)), np.real(self.rates), error, color=solved, marker="s", linestyle="")
+        ax.set(xlabel="mode", ylabel="decay rate")
+        return ax
 
     def __str__(self) -> str:
         shown = ", ".join(f"{r:.8g} ± {e:.1g}" for r, e in zip(self.rates, self.error, strict=True))

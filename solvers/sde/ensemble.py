@@ -21,6 +21,7 @@ from jaxtyping import Float, Inexact
 from ..clocks import Clocks, clocks_of
 from ..density import Density
 from ..diagnosis import Diagnosis, Finding, judged, unknown
+from ..drawing import draw_paths
 from ..paths import burn_in, observed, paths_finite, rounding, run_complete, tails
 from ..process import AbstractDiffusion, noise_structure
 from ..provenance import Provenance, bytes_of, recorded
@@ -135,6 +136,10 @@ class Ensemble(AbstractResult):
         return judged(
             "step", self.dt <= limit, text, "Use a smaller `dt`, or a method for stiff drift such as `SKROCK`"
         )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the first component on `ax`, or on new axes, which are returned: a fan over `ts`, or a histogram."""
+        return draw_paths(self.ts, self.xs, self.final, ax)
 
     def __str__(self) -> str:
         n, d = self.final.shape

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ..axes import axes_or_new
 from ..diagnosis import Diagnosis, judged
+from ..drawing import sampled
 from ..process import AbstractDiffusion
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -46,6 +48,14 @@ class Extrapolation(AbstractResult):
         text = f"removed bias {bias:.2g}, standard error {self.sem:.2g}"
         large = resolved and share > _large
         return Diagnosis((judged("bias", not large, text, "It is no small part of the estimate: halve `dt`"),))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the estimates at both steps and at dt = 0, with 95 % bars, on `ax` or new axes, which are returned."""
+        ax = axes_or_new(ax)
+        values, errors = (*self.raw, self.estimate), 1.96 * np.array([*self.raw_sem, self.sem])
+        ax.errorbar([self.dt, self.dt / 2, 0.0], values, errors, color=sampled, marker="o")
+        ax.set(xlabel="$dt$", ylabel="estimate")
+        return ax
 
     def __str__(self) -> str:
         rows = [

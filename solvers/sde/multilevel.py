@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..axes import axes_or_new
 from ..diagnosis import Diagnosis, judged
+from ..drawing import sampled, solved
 from ..process import AbstractDiffusion
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -78,6 +80,15 @@ class Multilevel(AbstractResult):
                 ),
             )
         )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws variances and means of the levels against their steps on `ax`, or new axes, which are returned."""
+        ax = axes_or_new(ax)
+        ax.plot(self.dts, self.variances, color=sampled, marker="o", label=f"variance, slope {self.beta:.2f}")
+        ax.plot(self.dts, np.abs(self.means), color=solved, marker="s", label=f"|mean|, slope {self.alpha:.2f}")
+        ax.set(xscale="log", yscale="log", xlabel="$dt$", ylabel="of the differences between levels")
+        ax.legend(frameon=False)
+        return ax
 
     def __str__(self) -> str:
         how = " with antithetic twins" if self.twins else ""

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from scipy import optimize, stats
 
 from ..diagnosis import Diagnosis, finite, judged
+from ..drawing import draw_power
 from ..process import AbstractDiffusion, noise_structure
 from ..provenance import Provenance, made_by, recorded
 from ..result import AbstractResult
@@ -99,6 +100,10 @@ class OrderStudy(AbstractResult):
                 ),
             )
         )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws errors against steps and the fitted slope on `ax`, or on new axes, which are returned."""
+        return draw_power(self.dts, self.errors, self.sem, self.order, ax, f"{self.method}, {self.kind}")
 
     def __str__(self) -> str:
         rows = [

@@ -120,7 +120,7 @@ def test_functions_are_not_saved_and_say_so(tmp_path):
     assert saving.packed(back) == saving.packed(time)
 
 
-def test_every_result_can_be_made_from_its_fields():
+def test_every_result_can_be_made_from_its_fields_and_has_what_results_have():
     for package in (solvers, sgdsde):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             if not module.name.endswith("__main__"):
@@ -129,6 +129,8 @@ def test_every_result_can_be_made_from_its_fields():
     assert len(results) >= 16
     for result in results:
         assert {f.name for f in saving._saved_fields(result)} <= set(inspect.signature(result).parameters), result
+        assert "provenance" in {f.name for f in saving._saved_fields(result)}, result
+        assert callable(getattr(result, "plot", None)), result
 
 
 def test_files_of_version_1_stay_readable():
