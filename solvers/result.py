@@ -3,11 +3,15 @@
 import abc
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 
 from .diagnosis import Diagnosis
 from .saving import save
+
+if TYPE_CHECKING:
+    import xarray
 
 
 class AbstractResult(eqx.Module):
@@ -26,3 +30,13 @@ class AbstractResult(eqx.Module):
         Functions and processes are not written. Raises `OSError` if the file can't be written.
         """
         return save(self, path)
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """All arrays with names for their axes, as an `xarray.Dataset`; see `solvers.labelled`.
+
+        Raises `ImportError` if xarray is not installed, saying how to install it.
+        """
+        # Labels know densities, which are results.
+        from .labelled import to_xarray
+
+        return to_xarray(self)
