@@ -19,12 +19,9 @@ from solvers.saving import NotSaved
 from . import theory
 from ._binning import Bins, automatic_grid
 from ._particles import Particles, plan_particles
-from .distances import Comparison, compare
+from .distances import Comparison, accepted_below, compare, rejected_above
 from .models import SGD
 from .noise import Constant, LossProportional
-
-# A law is accepted below the first and rejected above the second number of standard errors beyond sampling noise.
-accepted_below, rejected_above = 4.0, 10.0
 
 # The law that each noise is known to have.
 _own_law = {Constant: "Gibbs", LossProportional: "power law"}

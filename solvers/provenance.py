@@ -77,7 +77,7 @@ def recorded(of: str) -> Callable[[_Function], _Function]:
             given = parameters.bind(*args, **kwargs).arguments
             subject: Any = given[of]
             x0: Any = given.get("x0")
-            grid = given.get("grid", getattr(subject, "grid", None))
+            grid = given.get("grid", getattr(subject, "grid", getattr(given.get("p"), "grid", None)))
             return replace(
                 result,
                 provenance=provenance_of(

@@ -53,6 +53,9 @@ _results = {
     "committor": fokker_planck.Committor(_law.mass, _law.mass, 1.0, np.zeros((1, 4)), _law.mass, 0.1, _line),
     "current": fokker_planck.Current((), np.stack([_field, _field]), 0.0, _plane),
     "cut off": fokker_planck.CutOff(np.array([[0.1, 0.2]]), np.ones((1, 2)), np.array([[0.0, 1.0]]), 1e-9),
+    "radial": fokker_planck.RadialSpectrum(_ts, _ts, np.ones((3, 4)), 0, 1, np.inf),
+    "stein": fokker_planck.Stein(("a", "b", "c"), _ts, np.ones(3), np.ones(3)),
+    "comparison": sg.compare(_law, Density.from_samples(_line, _rng.uniform(-1, 1, 100))),
     "relaxation": fokker_planck.Relaxation(_ts, _relaxing, _relaxing, np.ones(2), 1.0, 0.1),
 }
 

@@ -1,10 +1,11 @@
 """What results of the science layer know: their clocks in steps and epochs, and what they were made of."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
 import sgdsde as sg
-from solvers import sde
+from solvers import Density, Grid, sde
 from solvers.clocks import clocks_of
 
 # Five examples of least squares on the line.
@@ -38,3 +39,22 @@ def test_an_optimiser_counts_epochs_and_records_loss_and_settings():
     np.testing.assert_allclose(out.clocks.epochs(0.05), 2)
     assert "to t=0.05 = 5 steps of the algorithm = 2 epochs" in str(out)
     assert out.provenance.process == run().provenance.process != run(learning_rate=0.02).provenance.process
+
+
+def _laws(shift):
+    # Masses of two laws on four cells, one of them as if sampled in 32 groups whose spread is 0.01.
+    spread = 0.01 * np.where(np.arange(32)[:, None] % 2 == 0, 1.0, -1.0) * np.array([1.0, -1.0, 1.0, -1.0])
+    grid, mass = Grid.uniform((0, 1, 4)), np.full(4, 0.25)
+    moved = mass + shift * np.array([1.0, -1.0, 0.0, 0.0])
+    return Density(grid, moved, replicates=moved + spread), Density(grid, mass)
+
+
+def test_a_comparison_says_whether_sampling_resolves_it():
+    apart = sg.compare(*_laws(0.1)).diagnose()
+    assert apart.ok
+    assert sg.compare(*_laws(0.0)).diagnose()["resolved"].good
+    between = sg.compare(*_laws(0.1))
+    between = eqx.tree_at(lambda c: c.sem.tv, between, (0.1 - between.floor.tv) / 7)
+    assert "7 standard errors above that of sampling alone. Use more samples" in str(between.diagnose()["resolved"])
+    exact = _laws(0.0)[1]
+    assert sg.compare(exact, exact).diagnose()["resolved"].good is None

@@ -219,6 +219,16 @@ def _study(**changes):
     return sde.OrderStudy(dts, **given, kind="strong", method="M", reference="r", reference_dt=0.0, paths=64)
 
 
+def _radial(**changes):
+    given = {"rates": np.array([0.0, 1.0]), "error": np.array([0.0, 1e-4]), "threshold": np.inf} | changes
+    return fokker_planck.RadialSpectrum(**given, modes=np.ones((2, 4)), angular=0, multiplicity=1)
+
+
+def _stein(**changes):
+    given = {"residual": np.array([1e-3, 0.0]), "scale": np.ones(2), "error": np.array([2e-3, 1e-3])} | changes
+    return fokker_planck.Stein(("x", "xx"), **given)
+
+
 @pytest.mark.parametrize(
     ("make", "changes", "about"),
     [
@@ -233,6 +243,10 @@ def _study(**changes):
         (_exit, {"values": np.array([0.0, np.inf, 2.0, 0.0])}, "finite"),
         (_committor, {"values": np.array([0.0, 0.3, 1.1, 1.0])}, "probabilities"),
         (_committor, {"rate_error": 0.1}, "rate"),
+        (_radial, {"error": np.array([0.0, 0.1])}, "rate 1"),
+        (_radial, {"threshold": 1.0}, "continuous spectrum"),
+        (_stein, {"residual": np.array([1e-3, -1e-2])}, "xx"),
+        (_stein, {"error": np.ones(2)}, "judges"),
         (_study, {"sem": np.array([0.05, 0.002, 0.004])}, "noise"),
         (_study, {"interval": (0.5, 1.5)}, "order"),
         (_study, {"errors": np.array([0.1, 0.2, 0.6])}, "line"),
