@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from ._tracing import is_traced
+from ._tracing import Static, is_traced
 from .process import AbstractDiffusion
 
 _Function = TypeVar("_Function", bound=Callable)
@@ -108,8 +108,7 @@ def provenance_of(
     else:
         numbers, rest = eqx.partition(subject, eqx.is_array)
         others = [type(b).__name__ for b in beside], eqx.filter(beside, eqx.is_array)
-        x = jax.ShapeDtypeStruct((d,), dtype)
-        mark = fingerprint(lambda numbers, x: eqx.combine(numbers, rest)(x), numbers, x, others=others)
+        mark = fingerprint(_value, rest, numbers, jax.ShapeDtypeStruct((d,), dtype), others=others)
     return Provenance(
         call=call,
         process=f"{getattr(subject, '__name__', type(subject).__name__)} {mark}",
@@ -122,10 +121,13 @@ def provenance_of(
     )
 
 
-def fingerprint(fn: Callable, numbers: Any, *arguments: Any, others: Any = ()) -> str:
-    """A hash of the operations of the JAX function `fn(numbers, *arguments)`, its constants, `numbers` and `others`."""
+def fingerprint(fn: Callable, rest: Any, numbers: Any, *arguments: Any, others: Any = ()) -> str:
+    """A hash of what the JAX function `fn(static, numbers, *arguments)` does, its constants, `numbers`, `others`.
+
+    `rest` holds what is no array, and comes to it as a `Static`. It is traced once for equal `rest` and equal shapes.
+    """
     digest = hashlib.sha256()
-    _add(digest, jax.make_jaxpr(fn)(numbers, *arguments))
+    _add(digest, jax.jit(fn, static_argnums=0).trace(Static(rest), numbers, *arguments).jaxpr)
     for number in jax.tree.leaves((numbers, others)):
         _add_number(digest, number)
     return digest.hexdigest()[:16]
@@ -134,13 +136,18 @@ def fingerprint(fn: Callable, numbers: Any, *arguments: Any, others: Any = ()) -
 def process_fingerprint(process: AbstractDiffusion, d: int, dtype: Any) -> str:
     """A hash of drift and noise of a process on R^d."""
     numbers, rest = eqx.partition(process, eqx.is_array)
+    t, x = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((d,), dtype)
+    return fingerprint(_drift_and_noise, rest, numbers, t, x)
 
-    def values(numbers, t, x):
-        process = eqx.combine(numbers, rest)
-        noise = process.noise(t, x)
-        return process.drift(t, x), noise.mv(jnp.ones(noise.in_size(), x.dtype))
 
-    return fingerprint(values, numbers, jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((d,), dtype))
+def _drift_and_noise(static: Static, numbers: Any, t: Any, x: Any) -> Any:
+    process = eqx.combine(numbers, static.value)
+    noise = process.noise(t, x)
+    return process.drift(t, x), noise.mv(jnp.ones(noise.in_size(), x.dtype))
+
+
+def _value(static: Static, numbers: Any, x: Any) -> Any:
+    return eqx.combine(numbers, static.value)(x)
 
 
 def bytes_of(result: Any) -> str:

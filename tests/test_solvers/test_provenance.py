@@ -47,11 +47,26 @@ def test_a_fingerprint_is_the_same_in_another_interpreter():
     code = (
         "import jax, numpy as np; jax.config.update('jax_enable_x64', True)\n"
         "from solvers.provenance import fingerprint\n"
-        "print(fingerprint(lambda a, x: jax.nn.softplus(a * x) + np.array([1.0, 2.0]), 3.0, np.ones(2)))"
+        "print(fingerprint(lambda _, a, x: jax.nn.softplus(a * x) + np.array([1.0, 2.0]), None, 3.0, np.ones(2)))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    here = fingerprint(lambda a, x: jax.nn.softplus(a * x) + np.array([1.0, 2.0]), 3.0, np.ones(2))
+    here = fingerprint(lambda _, a, x: jax.nn.softplus(a * x) + np.array([1.0, 2.0]), None, 3.0, np.ones(2))
     assert there.stdout.strip() == here
+
+
+def test_a_process_is_traced_once_for_all_its_numbers():
+    seen = []
+
+    def drift(h, t, x):
+        seen.append(h)
+        return -h * x
+
+    def noise(t, x):
+        return 1.0
+
+    marks = [_mark(Diffusion(jax.tree_util.Partial(drift, jnp.asarray(h)), noise)) for h in (1.0, 2.0, 1.0)]
+    assert marks[0] == marks[2] != marks[1]
+    assert len(seen) == 1
 
 
 def test_a_simulation_says_what_happened():

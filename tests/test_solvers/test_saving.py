@@ -93,6 +93,11 @@ def test_a_result_comes_back_to_the_last_bit(tmp_path):
     _same(solvers.load(path), saved)
 
 
+def test_names_that_differ_in_signs_only_keep_their_arrays(tmp_path):
+    saved = _ensemble(observed={"a/b": np.zeros(1), "a_b": np.ones(1), "a b": np.full(1, 2.0)})
+    _same(solvers.load(saved.save(tmp_path / "run")), saved)
+
+
 def test_numpy_reads_the_arrays_by_name(tmp_path):
     with np.load(_ensemble().save(tmp_path / "run.npz"), allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["final"], _ensemble().final)
