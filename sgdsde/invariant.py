@@ -120,7 +120,7 @@ class InvariantComparison(AbstractResult):
         table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         table.insert(1, "-" * max(map(len, table)))
         notes = [f"note: {n}" for n in self.notes]
-        made = [] if self.provenance is None else [str(self.provenance)]
+        made = [] if self.provenance is None else [self.provenance.brief]
         return "\n".join([*table, *notes, *made, self.verdict])
 
 

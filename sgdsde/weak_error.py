@@ -124,7 +124,7 @@ class Validity(AbstractResult):
                     f"  SVAG l={level} at η {self.ladder.learning_rate:g}, E {name}: error {e: .3g} ± {s:.1g}"
                     for level, e, s in rows
                 ]
-        made = [] if self.provenance is None else [str(self.provenance)]
+        made = [] if self.provenance is None else [self.provenance.brief]
         return "\n".join([*lines, *made, self.verdict])
 
     def _sentence(self, k: int) -> str:

@@ -48,6 +48,12 @@ class Provenance:
     seconds: float = field(compare=False)
     created: str = field(compare=False)
 
+    @property
+    def brief(self) -> str:
+        """What is said with every result: the rest is in the fields."""
+        key = "" if self.key is None else f", key {' '.join(map(str, self.key))}"
+        return f"{self.process} in {self.dtype}{key}, {self.seconds:.2f} s in all, jax {dict(self.versions)['jax']}"
+
     def __str__(self) -> str:
         key = "" if self.key is None else f", key {' '.join(map(str, self.key))}"
         versions = ", ".join(f"{name} {version}" for name, version in self.versions)

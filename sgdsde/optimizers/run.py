@@ -101,7 +101,7 @@ class Ensemble(AbstractResult):
         if self.clocks is not None:
             lines.append(f"from t=0 to {self.clocks.at(self.steps * self.clock)}")
         if self.provenance is not None:
-            lines.append(str(self.provenance))
+            lines.append(self.provenance.brief)
         if not self.complete:
             lines.append(f"interrupted: {n} runs after {self.steps} steps are all there is")
         if self.nonfinite:

@@ -152,7 +152,7 @@ class Ensemble(AbstractResult):
         if self.clocks is not None:
             lines.append(f"from t={self.t0:g} to {self.clocks.at(self.t0 + self.steps * self.dt)}")
         if self.provenance is not None:
-            lines.append(str(self.provenance))
+            lines.append(self.provenance.brief)
         if not self.complete:
             lines.append(f"interrupted: {n} paths after {self.steps} steps are all there is")
         if self.nonfinite:

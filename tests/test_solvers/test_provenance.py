@@ -86,7 +86,8 @@ def test_a_simulation_says_what_happened():
     assert "40 bytes" in text
     assert f"{20 / out.seconds:.3g} path-steps/s" in text
     assert "from t=0 to t=1" in text
-    assert f"{made.process} in float32, key 7, " in text
+    assert f"{made.process} in float32, key 7, {made.seconds:.2f} s in all, jax {jax.__version__}" in text
+    assert str(made).startswith(f"solvers.sde.simulate of {made.process} in float32, key 7, ")
 
 
 def test_the_key_is_recorded_by_its_words():
