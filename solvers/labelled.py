@@ -1,9 +1,10 @@
 """Results as labelled arrays: the names of axes come from the types of a result's fields, and coordinates from it."""
 
 import dataclasses
+import importlib
 import json
 import typing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -11,9 +12,6 @@ import numpy as np
 from .clocks import Clocks
 from .density import Density
 from .grid import Grid
-
-if TYPE_CHECKING:
-    import xarray
 
 # What the axes in the types of fields are called for people.
 _words = {"s": "time", "n": "path", "d": "component", "k": "mode", "levels": "level", "r": "group", "rates": "rate"}
@@ -30,10 +28,11 @@ class Labelled(eqx.Module):
     attributes: dict[str, Any]
 
 
-def to_xarray(result: Any) -> "xarray.Dataset":
+def to_xarray(result: Any) -> Any:
     """A result as an `xarray.Dataset`. `ImportError` if xarray is not installed, saying how to install it."""
     try:
-        import xarray
+        # By name: the types of an optional package are not there for everybody.
+        xarray = importlib.import_module("xarray")
     except ImportError as error:
         raise ImportError("`to_xarray` needs xarray, which is not installed: pip install xarray") from error
     found = labelled(result)

@@ -3,15 +3,12 @@
 import abc
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import equinox as eqx
 
 from .diagnosis import Diagnosis
 from .saving import save
-
-if TYPE_CHECKING:
-    import xarray
 
 
 class AbstractResult(eqx.Module):
@@ -31,7 +28,7 @@ class AbstractResult(eqx.Module):
         """
         return save(self, path)
 
-    def to_xarray(self) -> "xarray.Dataset":
+    def to_xarray(self) -> Any:
         """All arrays with names for their axes, as an `xarray.Dataset`; see `solvers.labelled`.
 
         Raises `ImportError` if xarray is not installed, saying how to install it.
