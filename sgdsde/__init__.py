@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         RMSProp as RMSProp,
         SignSGD as SignSGD,
     )
+    from .saving import load as load
     from .weak_error import Validity as Validity, validity as validity
 
 
@@ -62,6 +63,7 @@ _homes = {
     "compare": "distances",
     "compare_invariant": "invariant",
     "experiments": None,
+    "load": "saving",
     "losses": None,
     "minimisers": None,
     "noise": None,
@@ -100,6 +102,8 @@ def __getattr__(name: str):
         return importlib.import_module("importlib.metadata").version("sgdsde")
     if name not in _homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Results of `solvers` may ask for axes from now on.
+    importlib.import_module("._axes", __name__)
     home = _homes[name]
     if home is None:
         return importlib.import_module(f".{name}", __name__)
