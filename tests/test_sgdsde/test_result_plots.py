@@ -113,6 +113,24 @@ def test_a_density_shows_its_pdf(ax):
     np.testing.assert_array_equal(stairs.get_data().edges, _line.edges[0])
 
 
+def test_a_box_that_reaches_far_into_the_tails_does_not_hide_the_law(ax):
+    grid = Grid.stretched((1e6, 400, 1.0))
+    law = Density.from_function(grid, lambda x: (1 + x @ x) ** -2.0)
+    low, high = law.plot(ax).get_xlim()
+    # All but 5e-4 at either end, P(x > 7.5) = 5e-4, and a margin of 15 % of what is between.
+    assert 7.5 * 1.3 < high < 1.2 * 7.5 * 1.3
+    assert low == pytest.approx(-high, rel=0.1)
+
+
+def test_paths_at_the_end_are_a_density_without_the_few_that_are_far_out(ax):
+    final = np.append(np.linspace(-1, 1, 10_000), 1e9)[:, None]
+    _ensemble(final=final).plot(ax)
+    (stairs,) = ax.patches
+    values, edges, _ = stairs.get_data()
+    assert edges[-1] < 2
+    assert np.sum(values * np.diff(edges)) == pytest.approx(1, abs=2e-4)
+
+
 def test_a_histogram_shows_two_standard_errors(ax):
     p = _results["histogram"]
     p.plot(ax)
