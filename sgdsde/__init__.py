@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from . import (
         experiments as experiments,
         losses as losses,
+        minimisers as minimisers,
         noise as noise,
         optimizers as optimizers,
         plots as plots,
         theory as theory,
     )
     from .distances import compare as compare
+    from .factors import NoiseReport as NoiseReport, noise_report as noise_report
     from .invariant import compare_invariant as compare_invariant
     from .law_comparison import (
         LawComparison as LawComparison,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         RMSProp as RMSProp,
         SignSGD as SignSGD,
     )
+    from .saving import load as load
     from .slices import Plane as Plane, restrict as restrict, top_directions as top_directions
     from .weak_error import Validity as Validity, validity as validity
 
@@ -58,6 +61,7 @@ _homes = {
     "LinearisedSGD": "models",
     "ModifiedSGD": "models",
     "Momentum": "models",
+    "NoiseReport": "factors",
     "Plane": "slices",
     "PreconditionedSGD": "models",
     "RMSProp": "models",
@@ -69,8 +73,11 @@ _homes = {
     "compare_laws": "law_comparison",
     "experiments": None,
     "hessian_trace": "law_comparison",
+    "load": "saving",
     "losses": None,
+    "minimisers": None,
     "noise": None,
+    "noise_report": "factors",
     "optimizers": None,
     "plots": None,
     "restrict": "slices",
@@ -107,6 +114,8 @@ def __getattr__(name: str):
         return importlib.import_module("importlib.metadata").version("sgdsde")
     if name not in _homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Results of `solvers` may ask for axes from now on.
+    importlib.import_module("._axes", __name__)
     home = _homes[name]
     if home is None:
         return importlib.import_module(f".{name}", __name__)
