@@ -21,13 +21,13 @@ def compared(eta, steps, **options):
     model = sg.SGD(loss, noise.Minibatch(loss, 2), eta)
     functionals = {"loss": loss, "x": lambda x: x}
     return sg.compare_laws(
-        model, optimizers.SGD(eta, 2), start, eta * steps, functionals=functionals, runs=300, **options
+        model, optimizers.SGD(eta, 2), start, eta * steps, functionals=functionals, runs=200, **options
     )
 
 
 @pytest.fixture(scope="module")
 def near():
-    return compared(0.02, 100)
+    return compared(0.02, 50, substeps=(1, 4), svag=(2,), controls=("isotropic",))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def far():
 
 def test_sgd_has_the_law_of_its_process_at_small_learning_rates(near):
     alike = [k for k, route in enumerate(near.routes) if route.startswith(("process", "SVAG"))]
-    assert len(alike) == 4
+    assert len(alike) == 3
     assert not near.differs[:, alike].any()
     assert np.all(np.abs(near.distance[:, alike]) < 0.02)
     # A shift of half a standard deviation would have been seen, in half the runs even.
@@ -52,19 +52,17 @@ def test_noise_of_another_shape_is_told_apart(near):
     assert near.differs[1, k]
     assert near.power[1, k] > 0.9
     assert "isotropic noise: DIFFERS in the law of" in near.verdict
-    # A constant covariance near the minimum is nearly the right one.
-    assert not near.differs[:, near.routes.index("constant noise")].any()
 
 
 def test_sgd_and_its_process_are_told_apart_at_large_learning_rates(far):
     assert far.differs.all()
     assert np.all(far.power > 0.9)
-    assert np.all(far.distance > 5 * far.sem)
+    assert np.all(far.p < 0.001)
 
 
 def test_table_and_figure(near):
     text = str(near)
-    assert text.startswith("SGD at t=2, η=0.02, 300 runs of each")
+    assert text.startswith("SGD at t=1, η=0.02, 200 runs of each")
     assert all(route in text for route in near.routes)
     before = dict(plt.rcParams)
     panels = near.plot()
@@ -87,7 +85,7 @@ def test_controls_have_the_trace_and_not_the_shape():
     np.testing.assert_allclose(found["isotropic"], np.trace(full) / 2 * np.eye(2), atol=1e-15)
     np.testing.assert_allclose(found["Hessian"], np.trace(full) / np.trace(h) * h, atol=1e-15)
     frozen = sg.SGD(loss, noise.Frozen(minibatch, start), eta)
-    np.testing.assert_allclose(jax.jit(frozen.diffusion)(0.0, x + 5), full, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(lambda x: frozen.diffusion(0.0, x))(x + 5), full, atol=1e-15)
 
 
 def test_the_trace_of_a_hessian():
