@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from .distances import compare as compare
     from .factors import NoiseReport as NoiseReport, noise_report as noise_report
     from .invariant import compare_invariant as compare_invariant
+    from .law_comparison import (
+        LawComparison as LawComparison,
+        compare_laws as compare_laws,
+        hessian_trace as hessian_trace,
+    )
     from .models import (
         DNSAM as DNSAM,
         SAM as SAM,
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
         SignSGD as SignSGD,
     )
     from .saving import load as load
+    from .slices import Plane as Plane, restrict as restrict, top_directions as top_directions
     from .weak_error import Validity as Validity, validity as validity
 
 
@@ -51,10 +57,12 @@ _homes = {
     "Adam": "models",
     "EmbeddedSGD": "models",
     "GradientFlow": "models",
+    "LawComparison": "law_comparison",
     "LinearisedSGD": "models",
     "ModifiedSGD": "models",
     "Momentum": "models",
     "NoiseReport": "factors",
+    "Plane": "slices",
     "PreconditionedSGD": "models",
     "RMSProp": "models",
     "RandomReshuffling": "models",
@@ -62,7 +70,9 @@ _homes = {
     "Validity": "weak_error",
     "compare": "distances",
     "compare_invariant": "invariant",
+    "compare_laws": "law_comparison",
     "experiments": None,
+    "hessian_trace": "law_comparison",
     "load": "saving",
     "losses": None,
     "minimisers": None,
@@ -70,7 +80,9 @@ _homes = {
     "noise_report": "factors",
     "optimizers": None,
     "plots": None,
+    "restrict": "slices",
     "theory": None,
+    "top_directions": "slices",
     "validity": "weak_error",
 }
 
