@@ -16,13 +16,20 @@ if TYPE_CHECKING:
         experiments as experiments,
         losses as losses,
         networks as networks,
+        minimisers as minimisers,
         noise as noise,
         optimizers as optimizers,
         plots as plots,
         theory as theory,
     )
     from .distances import compare as compare
+    from .factors import NoiseReport as NoiseReport, noise_report as noise_report
     from .invariant import compare_invariant as compare_invariant
+    from .law_comparison import (
+        LawComparison as LawComparison,
+        compare_laws as compare_laws,
+        hessian_trace as hessian_trace,
+    )
     from .models import (
         DNSAM as DNSAM,
         SAM as SAM,
@@ -39,6 +46,8 @@ if TYPE_CHECKING:
         RMSProp as RMSProp,
         SignSGD as SignSGD,
     )
+    from .saving import load as load
+    from .slices import Plane as Plane, restrict as restrict, top_directions as top_directions
     from .weak_error import Validity as Validity, validity as validity
 
 
@@ -50,9 +59,12 @@ _homes = {
     "Adam": "models",
     "EmbeddedSGD": "models",
     "GradientFlow": "models",
+    "LawComparison": "law_comparison",
     "LinearisedSGD": "models",
     "ModifiedSGD": "models",
     "Momentum": "models",
+    "NoiseReport": "factors",
+    "Plane": "slices",
     "PreconditionedSGD": "models",
     "RMSProp": "models",
     "RandomReshuffling": "models",
@@ -61,13 +73,20 @@ _homes = {
     "compare": "distances",
     "compare_invariant": "invariant",
     "datasets": None,
+    "compare_laws": "law_comparison",
     "experiments": None,
+    "hessian_trace": "law_comparison",
+    "load": "saving",
     "losses": None,
     "networks": None,
+    "minimisers": None,
     "noise": None,
+    "noise_report": "factors",
     "optimizers": None,
     "plots": None,
+    "restrict": "slices",
     "theory": None,
+    "top_directions": "slices",
     "validity": "weak_error",
 }
 
@@ -99,6 +118,8 @@ def __getattr__(name: str):
         return importlib.import_module("importlib.metadata").version("sgdsde")
     if name not in _homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Results of `solvers` may ask for axes from now on.
+    importlib.import_module("._axes", __name__)
     home = _homes[name]
     if home is None:
         return importlib.import_module(f".{name}", __name__)

@@ -52,7 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     compare.add_argument("--paths", type=int, default=100_000, help="particles (default: %(default)s)")
     compare.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
     compare.add_argument("--out", default="sgdsde_compare.png", help="file of the figure (default: %(default)s)")
+    compare.add_argument("--save", metavar="FILE", help="also write the results to FILE.npz, for `sgdsde verify`")
     compare.set_defaults(command=_compare)
+    verify = commands.add_parser("verify", help="whether the file of a result is whole and, if it can be, right")
+    verify.add_argument("result", metavar="RESULT", help="a file written by `--save` or by the method `save`")
+    verify.set_defaults(command=_verify)
     commands.add_parser("list", help="the experiments").set_defaults(command=_list)
     run = commands.add_parser("run", help="one experiment: its table, its claims and its figure")
     run.add_argument("name", metavar="NAME", help="as `sgdsde list` shows it")
@@ -76,7 +80,37 @@ def _compare(arguments: argparse.Namespace) -> int:
     import sgdsde as sg
 
     began = time.perf_counter()
-    out = _figure(arguments.out)
+    out = _writable(arguments.out)
+    saved = _writable(arguments.save, ".npz") if arguments.save else None
+    results = _comparisons(arguments)
+    if saved:
+        from .comparisons import Comparisons
+
+        given = {name: getattr(arguments, name) for name in _decisive}
+        print(f"results: {Comparisons(given, results).save(saved)}")
+    sg.plots.save_comparisons(results, out)
+    print(f"figure: {out}; {time.perf_counter() - began:.0f} s, jax {jax.__version__}, sgdsde {sg.__version__}")
+    return 0
+
+
+# The arguments of `compare` that decide its results.
+_decisive = ("loss", "noise", "sigma", "learning_rate", "floor", "dim", "paths", "seed")
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from .comparisons import verify
+
+    whole = verify(arguments.result, lambda given: _comparisons(argparse.Namespace(**given)), print)
+    return 0 if whole else 1
+
+
+def _comparisons(arguments: argparse.Namespace) -> dict:
+    """What `compare` prints and returns, by the name of the noise."""
+    import sgdsde as sg
+
     loss, dim = _loss(arguments.loss, arguments.dim)
     noises = {
         "loss-proportional": lambda: sg.noise.LossProportional(arguments.sigma),
@@ -95,9 +129,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         result = sg.compare_invariant(model, dim=dim, paths=arguments.paths, key=arguments.seed)
         print(f"{result}\n", flush=True)
         results[f"{name} noise"] = result
-    sg.plots.save_comparisons(results, out)
-    print(f"figure: {out}; {time.perf_counter() - began:.0f} s, jax {jax.__version__}, sgdsde {sg.__version__}")
-    return 0
+    return results
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -131,7 +163,7 @@ def _run(arguments: argparse.Namespace) -> int:
         near = difflib.get_close_matches(arguments.name, experiments.names, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"there is no experiment {arguments.name!r}.{hint} `sgdsde list` names them all.")
-    out = _figure(arguments.out or f"sgdsde_{arguments.name}.png")
+    out = _writable(arguments.out or f"sgdsde_{arguments.name}.png")
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -164,10 +196,10 @@ def _loss(text: str, dim: int | None):
     return loss, 1 if dim is None else dim
 
 
-def _figure(path: str) -> str:
-    """`path` as the file of a figure, a PNG unless its name says otherwise; `OSError` if it can't be written."""
+def _writable(path: str, ending: str = ".png") -> str:
+    """`path` as the name of a file, with the ending if it has none; `OSError` if it can't be written."""
     if not os.path.splitext(path)[1]:
-        path += ".png"
+        path += ending
     # Now, rather than after a minute of work.
     new = not os.path.exists(path)
     with open(path, "ab"):

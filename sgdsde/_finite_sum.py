@@ -40,11 +40,11 @@ class AbstractSquaredLoss(AbstractFiniteSum):
         """r_i(x) for the examples i in `index`, in the dtype of x."""
 
 
-def in_dtype_of(x: Float[Array, " d"], leaf: Any) -> Any:
+def in_dtype_of(x: Float[Array, "..."], leaf: Any) -> Any:
     return leaf.astype(x.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
-def one_number(value: Any, x: Float[Array, " d"], what: str = "loss(x, example)") -> Float[Array, ""]:
+def one_number(value: Any, x: Float[Array, "..."], what: str = "loss(x, example)") -> Float[Array, ""]:
     value = jnp.asarray(value)
     if value.shape != ():
         raise ValueError(f"`{what}` must return one number, but returned shape {value.shape}.")

@@ -8,6 +8,14 @@ import numpy as np
 from jaxtyping import Float
 
 from solvers import Density
+from solvers.axes import axes_or_new
+from solvers.diagnosis import Diagnosis, finite, judged, unknown
+from solvers.drawing import guide, sampled
+from solvers.provenance import Provenance
+from solvers.result import AbstractResult
+
+# Two laws may be one below the first and are not above the second number of standard errors beyond sampling noise.
+accepted_below, rejected_above = 4.0, 10.0
 
 
 class Distances(eqx.Module):
@@ -19,7 +27,7 @@ class Distances(eqx.Module):
     wasserstein: Float[np.ndarray, " d"]
 
 
-class Comparison(eqx.Module):
+class Comparison(AbstractResult):
     """The distances between two laws p and q.
 
     `sem` holds their standard errors and `floor` what sampling noise alone would make of them if the laws were the
@@ -30,6 +38,7 @@ class Comparison(eqx.Module):
     value: Distances
     sem: Distances
     floor: Distances
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     @property
     def tv(self) -> float:
@@ -57,7 +66,26 @@ class Comparison(eqx.Module):
         beyond = self.tv - self.floor.tv
         if self.sem.tv > 0:
             return beyond / self.sem.tv
-        return 0.0 if beyond == 0 else np.inf
+        return 0.0 if beyond <= 0 else np.inf
+
+    def diagnose(self) -> Diagnosis:
+        """Whether distances are finite, and total variation stands out from what sampling alone would make of it."""
+        found = [finite("distances", np.array([self.tv, self.hellinger, self.kl]), self.wasserstein)]
+        if self.sem.tv == 0 and self.floor.tv == 0:
+            return Diagnosis((*found, unknown("resolved", "neither law was sampled, so there are no error bars")))
+        text = f"total variation is {self.excess:.3g} standard errors above that of sampling alone"
+        clear = self.excess < accepted_below or self.excess > rejected_above
+        return Diagnosis((*found, judged("resolved", clear, text, "Use more samples, or a coarser grid")))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws tv and hellinger with two standard errors, and what sampling alone gives, on `ax` or new axes."""
+        ax = axes_or_new(ax)
+        names, value, sem, floor = ("tv", "hellinger"), self.value, self.sem, self.floor
+        ax.bar(names, [value.tv, value.hellinger], yerr=[2 * sem.tv, 2 * sem.hellinger], color=sampled, alpha=0.6)
+        ax.plot(names, [floor.tv, floor.hellinger], color=guide, marker="_", linestyle="", label="sampling alone")
+        ax.set(ylabel="distance")
+        ax.legend(frameon=False)
+        return ax
 
     def __str__(self) -> str:
         def shown(name: str) -> str:

@@ -1,5 +1,7 @@
 """One model by every route at once: particles, Fokker-Planck and the closed forms of its invariant law."""
 
+import dataclasses
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -9,16 +11,17 @@ import jax
 import numpy as np
 
 from solvers import Density, Grid, fokker_planck, sde
+from solvers.diagnosis import Diagnosis, judged
+from solvers.provenance import Provenance, provenance_of
+from solvers.result import AbstractResult
+from solvers.saving import NotSaved
 
 from . import theory
 from ._binning import Bins, automatic_grid
 from ._particles import Particles, plan_particles
-from .distances import Comparison, compare
+from .distances import Comparison, accepted_below, compare, rejected_above
 from .models import SGD
 from .noise import Constant, LossProportional
-
-# A law is accepted below the first and rejected above the second number of standard errors beyond sampling noise.
-accepted_below, rejected_above = 4.0, 10.0
 
 # The law that each noise is known to have.
 _own_law = {Constant: "Gibbs", LossProportional: "power law"}
@@ -39,7 +42,7 @@ class Row(eqx.Module):
         return "rejected" if self.excess > rejected_above else "doubtful"
 
 
-class InvariantComparison(eqx.Module):
+class InvariantComparison(AbstractResult):
     """The outcome of `compare_invariant`.
 
     `rows` is the table, `verdict` what it says in a sentence. `laws` holds the closed forms and the Fokker-Planck law
@@ -47,7 +50,7 @@ class InvariantComparison(eqx.Module):
     route. `unavailable` says why a closed form does not exist.
     """
 
-    model: SGD
+    model: SGD | NotSaved
     grid: Grid
     bins: Grid
     laws: dict[str, Density]
@@ -56,6 +59,7 @@ class InvariantComparison(eqx.Module):
     rows: list[Row]
     unavailable: dict[str, str]
     notes: list[str]
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     @property
     def verdict(self) -> str:
@@ -92,6 +96,17 @@ class InvariantComparison(eqx.Module):
 
         return plots.invariant_densities(self, axes)
 
+    def diagnose(self) -> Diagnosis:
+        """What is to be said of the Fokker-Planck law, of each sampled one, and of routes that do not agree."""
+        found = [
+            dataclasses.replace(f, about=f"{name}: {f.about}")
+            for name, p in ({k: self.laws[k] for k in self.laws if k == "Fokker-Planck"} | self.sampled).items()
+            for f in p.diagnose().findings
+        ]
+        undecided = [r for r in self.rows if r.route in _decisive(self.rows) and r.opinion == "doubtful"]
+        text = f"{len(undecided)} of {len(self.rows)} comparisons are neither accepted nor rejected"
+        return Diagnosis((*found, judged("verdict", not undecided, text, "Use more `paths`, or a smaller `dt`")))
+
     def __str__(self) -> str:
         d = self.bins.ndim
         head = ["route", "against", "TV", "Hellinger", "KL", *[f"W1 axis {k}" for k in range(d)], "excess", ""]
@@ -105,7 +120,8 @@ class InvariantComparison(eqx.Module):
         table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         table.insert(1, "-" * max(map(len, table)))
         notes = [f"note: {n}" for n in self.notes]
-        return "\n".join([*table, *notes, self.verdict])
+        made = [] if self.provenance is None else [self.provenance.brief]
+        return "\n".join([*table, *notes, *made, self.verdict])
 
 
 _formula = {
@@ -147,7 +163,7 @@ def compare_invariant(
     """
     if not isinstance(model, SGD):
         raise TypeError(f"`model` must be an `sg.SGD(loss, noise, learning_rate)`, but got {type(model).__name__}.")
-    d = _dimension(grid, x0, dim)
+    began, d = time.perf_counter(), _dimension(grid, x0, dim)
     grid = automatic_grid(model, d) if grid is None else grid
     laws, unavailable = _closed_forms(model, grid)
     generator = fokker_planck.assemble(model, grid)
@@ -168,7 +184,10 @@ def compare_invariant(
             binned = compare(density, bins.of(laws[law]))
             rows.append(Row(route, law, _by_axis(binned, marginals.get(route), marginals[law]), binned.excess))
     notes = notes + more + particles.notes + _finite_rate_note(rows, model)
-    return InvariantComparison(model, grid, bins.grid, laws, particles.sampled, marginals, rows, unavailable, notes)
+    made = provenance_of("sgdsde.compare_invariant", model, d, np.float64, key, time.perf_counter() - began)
+    return InvariantComparison(
+        model, grid, bins.grid, laws, particles.sampled, marginals, rows, unavailable, notes, made
+    )
 
 
 def _dimension(grid: Grid | None, x0: Any, dim: int | None) -> int:

@@ -1,6 +1,7 @@
 """Is the continuum model valid? The weak error between an optimiser and its process, over a range of learning rates."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from solvers import sde
+from solvers.diagnosis import Diagnosis, judged
+from solvers.provenance import Provenance, provenance_of
+from solvers.result import AbstractResult
 from solvers.sde.brownian import Need
 from solvers.sde.method import check_method
 from solvers.sde.order import power_law
@@ -45,7 +49,7 @@ class Ladder(eqx.Module):
     sem: Float[np.ndarray, "functionals levels"]
 
 
-class Validity(eqx.Module):
+class Validity(AbstractResult):
     """The outcome of `validity`. Axis 0 of arrays counts functionals, in the order of `names`.
 
     `optimizer_mean` and `process_mean` are E φ of both, with standard errors; `errors` is their difference, optimiser
@@ -73,6 +77,7 @@ class Validity(eqx.Module):
     process: str = eqx.field(static=True)
     coupled: bool = eqx.field(static=True)
     runs: int = eqx.field(static=True)
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     @property
     def verdict(self) -> str:
@@ -84,6 +89,18 @@ class Validity(eqx.Module):
         from .plots import weak_error
 
         return weak_error.weak_errors(self, axes)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the optimiser stayed finite, and for each functional whether an order can be seen."""
+        lost = self.learning_rates[np.isnan(self.errors).any(axis=0)]
+        text = "every run of the optimiser stayed finite"
+        if lost.size:
+            text = f"the optimiser diverges at η = {', '.join(f'{eta:g}' for eta in lost)}"
+        found = [judged("finite", lost.size == 0, text, "Use smaller `learning_rates`")]
+        for k, (low, high) in enumerate(self.intervals):
+            change = "Use more `runs`, or larger `learning_rates`; see `verdict`"
+            found.append(judged(f"order of {self.names[k]}", bool(np.isfinite(high - low)), self._sentence(k), change))
+        return Diagnosis(tuple(found))
 
     def __str__(self) -> str:
         how = "on one Brownian motion" if self.coupled else "independently"
@@ -107,7 +124,8 @@ class Validity(eqx.Module):
                     f"  SVAG l={level} at η {self.ladder.learning_rate:g}, E {name}: error {e: .3g} ± {s:.1g}"
                     for level, e, s in rows
                 ]
-        return "\n".join([*lines, self.verdict])
+        made = [] if self.provenance is None else [self.provenance.brief]
+        return "\n".join([*lines, *made, self.verdict])
 
     def _sentence(self, k: int) -> str:
         name, (low, high) = self.names[k], self.intervals[k]
@@ -175,7 +193,7 @@ def validity(
 
     `ValueError` or `TypeError` for arguments that do not fit; `FloatingPointError` if the process becomes non-finite.
     """
-    x0 = _point(x0)
+    began, x0 = time.perf_counter(), _point(x0)
     rates = _rates(learning_rates)
     functionals = dict(functional) if isinstance(functional, Mapping) else {"φ": functional}
     method = sde.WeakRK2() if method is None else method
@@ -195,6 +213,9 @@ def validity(
     # Runs that were lost are no sample of the rest.
     differences = discrete - continuous
     fits = [_fit(rates, values) for values in differences]
+    process = study.model_at(rates.max())
+    state = process.initial(jnp.asarray(x0)).size
+    seconds = time.perf_counter() - began
     return Validity(
         learning_rates=rates,
         t1=float(t1),
@@ -212,6 +233,7 @@ def validity(
         process=f"the process {type(study.model_at(rates[0])).__name__}",
         coupled=all(together for _, together in found),
         runs=int(runs),
+        provenance=provenance_of("sgdsde.validity", process, state, x0.dtype, key, seconds),
     )
 
 

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from .density import Density as Density
     from .grid import Grid as Grid
     from .process import AbstractDiffusion as AbstractDiffusion, Diffusion as Diffusion
+    from .saving import NotSaved as NotSaved, load as load
 
 _homes = {
     "AbstractDiffusion": "process",
     "Density": "density",
     "Diffusion": "process",
     "Grid": "grid",
+    "NotSaved": "saving",
     "fokker_planck": None,
+    "load": "saving",
     "sde": None,
 }
 

@@ -11,10 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from ._tracing import Numbers, Static, is_traced, namespace
+from .diagnosis import Diagnosis, accuracy, judged, mass_conserved, mass_lost, unknown
 from .grid import Grid, evaluate, interpolated
+from .provenance import Provenance, made_by
+from .result import AbstractResult
 
 
-class Density(eqx.Module):
+class Density(AbstractResult):
     """A probability law on R^d, as the mass in each cell of a grid and the mass outside it.
 
     `mass.sum() + outside` is 1. For a law estimated from samples, `replicates` holds the masses of independent groups
@@ -34,9 +37,17 @@ class Density(eqx.Module):
     replicates: Float[np.ndarray, "r *shape"] | None
     error: Float[np.ndarray, "*shape"] | None
     beyond: float | None
+    provenance: Provenance | None = eqx.field(static=True)
 
     def __init__(
-        self, grid: Grid, mass, outside: float = 0.0, replicates=None, error=None, beyond: float | None = None
+        self,
+        grid: Grid,
+        mass,
+        outside: float = 0.0,
+        replicates=None,
+        error=None,
+        beyond: float | None = None,
+        provenance: Provenance | None = None,
     ):
         self.grid = grid
         traced = is_traced(mass, outside)
@@ -45,6 +56,7 @@ class Density(eqx.Module):
         self.replicates = None if replicates is None else np.asarray(replicates, dtype=np.float64)
         self.error = None if error is None else np.asarray(error, dtype=np.float64)
         self.beyond = None if beyond is None else float(beyond)
+        self.provenance = provenance
         if self.mass.shape != grid.shape:
             raise ValueError(f"`mass` must have the shape of the grid, {grid.shape}, but got {self.mass.shape}.")
         if not traced:
@@ -145,7 +157,7 @@ class Density(eqx.Module):
         others = tuple(k for k in range(self.grid.ndim) if k != axis % self.grid.ndim)
         replicates = None if self.replicates is None else self.replicates.sum(axis=tuple(k + 1 for k in others))
         error = None if self.error is None else self.error.sum(axis=others)
-        return Density(grid, self.mass.sum(axis=others), self.outside, replicates, error, self.beyond)
+        return Density(grid, self.mass.sum(axis=others), self.outside, replicates, error, self.beyond, self.provenance)
 
     def cdf(self) -> Float[Numbers, "..."]:
         """The mass below each edge, shape `shape[k] + 1` along axis k: P(X_1 ≤ e_1, ..., X_d ≤ e_d) within the grid.
@@ -206,7 +218,31 @@ class Density(eqx.Module):
                 replicates = np.add.reduceat(_cut(replicates, k + 1, index), index[:-1] - index[0], axis=k + 1)
         # Summed itself, not as what is missing to 1: rounding would put mass where there is none.
         left_out[tuple(spans)] = False
-        return Density(grid, mass, self.outside + self.mass[left_out].sum(), replicates, error, self.beyond)
+        outside = self.outside + self.mass[left_out].sum()
+        return Density(grid, mass, outside, replicates, error, self.beyond, self.provenance)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the total is 1, whether mass is lost at the walls or outside, and how large errors are."""
+        total = float(self.mass.sum() + self.outside)
+        found = [mass_conserved(total - 1), mass_lost("outside", float(self.outside), "outside the grid")]
+        if self.beyond is not None:
+            found.append(mass_lost("cut off", self.beyond, "cut off by the walls of the box"))
+        if self.error is not None:
+            found.append(accuracy("error", 1.0, float(self.error.sum()), "Use cells half as wide"))
+        elif self.standard_error is not None:
+            sampled = 0.5 * float(self.standard_error.sum())
+            text = f"sampling changes about {sampled:.2g} of the mass"
+            found.append(judged("error", sampled < _noisy, text, "Use more samples, or wider cells"))
+        else:
+            found.append(unknown("error", "no error estimate and no groups of samples"))
+        return Diagnosis(tuple(found))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the density on `ax` or new axes, which are returned: a curve, colours over a plane, or a marginal."""
+        # Drawing knows densities.
+        from .drawing import draw_density
+
+        return draw_density(self, ax)
 
     def __str__(self) -> str:
         if is_traced(self.mass):
@@ -216,12 +252,15 @@ class Density(eqx.Module):
         cut = "" if self.beyond is None else f", about {self.beyond:.2g} cut off by the box"
         return (
             f"Density on {self.grid}: mass {self.mass.sum():.6g} in the grid, {self.outside:.3g} "
-            f"outside{sampled}{near}{cut}"
+            f"outside{sampled}{near}{cut}{made_by(self)}"
         )
 
 
 # Independent groups into which samples are divided for standard errors: 31 degrees of freedom.
 _groups = 32
+
+# A histogram of which sampling changes that part is too fine for its samples.
+_noisy = 0.1
 
 # Sums of float32 masses over a million cells still pass; values of a density, taken for masses, do not.
 _total_tolerance = 1e-4

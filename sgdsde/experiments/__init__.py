@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import (
+        anisotropic_escape as anisotropic_escape,
         claims as claims,
         contraction as contraction,
         convergence as convergence,
@@ -33,6 +34,7 @@ names = (
     "convergence",
     "contraction",
     "escape",
+    "anisotropic_escape",
     "shuffling",
     "square_root_rule",
     "weak_order",

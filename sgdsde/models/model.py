@@ -34,6 +34,13 @@ class AbstractModel(AbstractDiffusion):
     def position(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch d"]:
         """The position in a state, or in each of an array of states."""
 
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """Steps of the optimiser in one pass through the data, N/B; None where loss or noise know of no data."""
+        loss, noise = getattr(self, "loss", None), getattr(self, "gradient_noise", None)
+        batch = getattr(self, "batch_size", getattr(noise, "batch_size", None))
+        return loss.count / float(batch) if isinstance(loss, AbstractFiniteSum) and batch is not None else None
+
     def time(self, step) -> Float[Array, "..."]:
         """The time after so many steps of the optimiser."""
         return self.clock * jnp.asarray(step, self.clock.dtype)

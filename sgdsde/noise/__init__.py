@@ -15,13 +15,16 @@ What σ means. Here σ is fixed by the diffusion: D = ησ I for `Constant`, η�
 | squared loss, Σ = (2f/B) H (Mori, Ziyin, Liu, Ueda)                | η/B in `LossHessian`, ηh/B per direction |
 
 `Covariance`, `Minibatch` and `LabelNoise` have no σ: they take the covariance of the gradients themselves. `Sum` adds
-independent noises.
+independent noises, and `Projected` is the part of one within a plane; `EqualTrace` and
+`Frozen` are controls that lack the shape of one, or its dependence on the point.
 """
 
+from .controls import EqualTrace as EqualTrace, Frozen as Frozen
 from .covariance import Covariance as Covariance
 from .gradient_noise import AbstractGradientNoise as AbstractGradientNoise
 from .hessian import HessianMatched as HessianMatched, LossHessian as LossHessian
 from .isotropic import Constant as Constant, LossProportional as LossProportional
+from .projected import Projected as Projected
 from .sampled import LabelNoise as LabelNoise, Minibatch as Minibatch
 from .sum import Sum as Sum
 
@@ -29,10 +32,13 @@ __all__ = [
     "AbstractGradientNoise",
     "Constant",
     "Covariance",
+    "EqualTrace",
+    "Frozen",
     "HessianMatched",
     "LabelNoise",
     "LossHessian",
     "LossProportional",
     "Minibatch",
+    "Projected",
     "Sum",
 ]

@@ -11,14 +11,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Inexact, Int
 
-from solvers import sde
+from solvers import Density, sde
+from solvers.clocks import Clocks
+from solvers.diagnosis import Diagnosis
+from solvers.drawing import draw_paths
+from solvers.paths import burn_in, observed, paths_finite, rounding, run_complete, tails
+from solvers.provenance import Provenance, bytes_of, provenance_of
+from solvers.result import AbstractResult
 from solvers.sde.engine import Schedule
 from solvers.sde.ensemble import block_size, initial_states
 from solvers.sde.interrupt import Interrupts
-from solvers.sde.observables import AbstractFollower, AbstractObservable, checked_observables, result_of
+from solvers.sde.observables import (
+    AbstractFollower,
+    AbstractObservable,
+    MomentsResult,
+    checked_observables,
+    result_of,
+)
 from solvers.sde.progress import Progress
 from solvers.sde.random import key_words
 
+from .._finite_sum import AbstractFiniteSum
 from .blocks import Problem
 from .exits import Exits
 from .gradients import source_of
@@ -29,14 +42,15 @@ from .optimizer import AbstractOptimizer
 _most_steps = 2**31 - 1
 
 
-class Ensemble(eqx.Module):
+class Ensemble(AbstractResult):
     """The outcome of `run`.
 
     `final` holds the runs after the last step, shape (n, d), NaN for those that became non-finite; `nonfinite` counts
     these. `steps_saved`, `ts`, `xs` hold every run after the steps of `save_at`, shapes (s,), (s,) and (s, n, d).
     `ensemble["name"]` is the result of the observable of that name. Step k is at the time t = k · `clock`. `complete`
     is False if Ctrl-C ended the run: the result then holds the runs that were through, or if none were, all that were
-    being run, after `steps` steps.
+    being run, after `steps` steps. `clocks` turns times into steps and epochs; `provenance` says what all this was
+    computed from.
     """
 
     final: Inexact[np.ndarray, "n d"]
@@ -50,17 +64,44 @@ class Ensemble(eqx.Module):
     steps: int
     complete: bool
     seconds: float
+    burn_in: int = 0
+    every: int = 1
+    clocks: Clocks | None = None
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __getitem__(self, name: str) -> Any:
         return result_of(self.observed, name)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether runs stayed finite, averages and their errors can be trusted, and rounding does not matter."""
+        averaged = [k for k, v in self.observed.items() if isinstance(v, MomentsResult | Density)]
+        moments = [k for k, v in self.observed.items() if isinstance(v, MomentsResult)]
+        return Diagnosis(
+            (
+                paths_finite(self.nonfinite, len(self.final), "use a smaller learning rate"),
+                run_complete(self.complete, self.steps),
+                burn_in(self.ts, self.xs, self.burn_in * self.clock, bool(averaged)),
+                rounding(self.final, self.steps),
+                tails(self.final, moments),
+                *observed(self.observed),
+            )
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the first component on `ax`, or on new axes, which are returned: a fan over `ts`, or a histogram."""
+        return draw_paths(self.ts, self.xs, self.final, ax)
 
     def __str__(self) -> str:
         n, d = self.final.shape
         rate = n * self.steps / max(self.seconds, 1e-9)
         lines = [
             f"{n} runs in {d} dimensions, {self.optimizer}, {self.steps} steps up to t={self.steps * self.clock:g}, "
-            f"{self.final.dtype}: {self.seconds:.2f} s, {rate:.3g} steps/s"
+            f"{self.final.dtype}: {self.seconds:.2f} s, {rate:.3g} steps/s, {bytes_of(self)}"
         ]
+        if self.clocks is not None:
+            lines.append(f"from t=0 to {self.clocks.at(self.steps * self.clock)}")
+        if self.provenance is not None:
+            lines.append(self.provenance.brief)
         if not self.complete:
             lines.append(f"interrupted: {n} runs after {self.steps} steps are all there is")
         if self.nonfinite:
@@ -144,12 +185,18 @@ def run(
         line = Progress(progress, steps * len(x0))
         batch.through(_blocks_at_a_time(chunk, block, numbers), line, interrupts)
         line.close()
-    return _result(batch, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    made = provenance_of("sgdsde.optimizers.run", loss, point.size, point.dtype, key, seconds, (optimizer, noise))
+    epoch = None
+    if isinstance(loss, AbstractFiniteSum) and optimizer.batch_size is not None:
+        epoch = loss.count / optimizer.batch_size
+    clock = float(optimizer.clock)
+    return _result(batch, seconds, burn_in, every, Clocks(clock, clock, epoch), made)
 
 
-def _result(runs: Runs, seconds: float) -> Ensemble:
+def _result(runs: Runs, seconds: float, burn_in: int, every: int, clocks: Clocks, provenance: Provenance) -> Ensemble:
     final = runs.final[runs.rows]
-    clock = float(runs.problem.optimizer.clock)
+    clock = clocks.dt
     saved = np.array([k for k in runs.saves if k <= runs.reached], np.int64)
     optimizer = runs.problem.optimizer
     return Ensemble(
@@ -164,6 +211,10 @@ def _result(runs: Runs, seconds: float) -> Ensemble:
         steps=runs.reached,
         complete=runs.reached == runs.steps and bool(runs.rows.all()),
         seconds=seconds,
+        burn_in=burn_in,
+        every=every,
+        clocks=clocks,
+        provenance=provenance,
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from .style import bare, blue, green, grey, on_axes, purple, series, sky, slope, ticks_at, vermilion
 
 if TYPE_CHECKING:
+    from ..experiments.anisotropic_escape import Result as AnisotropicEscape
     from ..experiments.contraction import Result as Contraction
     from ..experiments.convergence import Result as Convergence
     from ..experiments.escape import Result as Escape
@@ -20,6 +21,31 @@ if TYPE_CHECKING:
     from ..experiments.weak_order import Result as WeakOrder
 
 _dots: Any = {"color": "black", "linestyle": (0, (1, 1.5)), "zorder": 5}
+
+
+def anisotropic_escape(result: "AnisotropicEscape", axes: Any = None) -> np.ndarray:
+    """Parts of the runs that are still in the sharp basin against t = ηk, and exits per time by route."""
+    with on_axes(axes, 2) as panels:
+        left, right = panels
+        kinds = ("minibatch", "Hessian", "diagonal", "isotropic")
+        colours = dict(zip(kinds, (vermilion, purple, green, grey), strict=True))
+        for k, (name, inside) in enumerate(result.inside.items()):
+            colour = next((c for kind, c in colours.items() if name.endswith(kind)), blue)
+            left.plot(result.times, inside, color=colour, ls="--" if name.startswith("process") else "-", label=name)
+            rate, sem = result.rates[name]
+            right.errorbar(rate, -k, xerr=1.96 * sem, color=colour, marker="o", ls="")
+        for k, name in enumerate(result.rates):
+            if name.startswith("process"):
+                rate = result.solved[name.removeprefix("process, ")][0]
+                right.plot(rate, -k, color="black", marker="|", ms=12, ls="", zorder=5)
+        right.plot([], [], color="black", marker="|", ms=8, ls="", label="Fokker-Planck")
+        left.set(xlabel=r"$t = \eta k$", ylabel="part still inside", title="sharp basin")
+        right.set(xscale="log", xlabel="exits per time", title="rates")
+        right.set_yticks(-np.arange(len(result.rates)), list(result.rates))
+        for ax in panels:
+            ax.legend()
+            bare(ax)
+    return panels
 
 
 def contraction(result: "Contraction", axes: Any = None) -> np.ndarray:

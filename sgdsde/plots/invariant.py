@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from solvers import Density, Grid
+from solvers import Density, Grid, NotSaved
 from solvers.grid import evaluate
 
 from .style import bare, blue, green, grey, on_axes, purple, sky, vermilion
@@ -159,8 +159,9 @@ def _plane(ax: "Axes", result: "InvariantComparison") -> None:
     points = np.stack(np.meshgrid(x, y, indexing="ij"), -1).reshape(-1, 2)
     density = np.asarray(p.at(points)).reshape(160, 160)
     image = ax.pcolormesh(x, y, density.T, cmap="cividis", rasterized=True, shading="gouraud")
-    loss = evaluate(result.model.loss, points).reshape(160, 160)
-    ax.contour(x, y, loss.T, levels=np.quantile(loss, np.linspace(0.05, 0.8, 7)), colors="white", linewidths=0.4)
+    if not isinstance(result.model, NotSaved):
+        loss = evaluate(result.model.loss, points).reshape(160, 160)
+        ax.contour(x, y, loss.T, levels=np.quantile(loss, np.linspace(0.05, 0.8, 7)), colors="white", linewidths=0.4)
     ax.figure.colorbar(image, ax=ax, label="density", shrink=0.85)
     ax.set(xlabel="$x_1$", ylabel="$x_2$", title="Fokker-Planck; loss contours", aspect="equal")
 

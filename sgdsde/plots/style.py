@@ -48,6 +48,12 @@ def on_axes(axes: Any, count: int) -> "Iterator[np.ndarray]":
         yield panels
 
 
+def new_axes() -> "Axes":
+    """One panel of a new figure; settings hold for it alone."""
+    with on_axes(None, 1) as panels:
+        return panels[0]
+
+
 def bare(ax: "Axes") -> None:
     """Without the frame's upper and right side."""
     ax.spines[["top", "right"]].set_visible(False)

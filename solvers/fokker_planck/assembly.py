@@ -249,6 +249,7 @@ def assemble_checked(
     check_fits(grid)
     found, limit = half_edge_integrals(process, grid, resolved), edge_limit(process, grid, resolved)
     if found is None:
+        check_fits(grid, full_tensor=True)
         masses = "points"
         up, down, log_ratios, diagonals = tensor_rates(process, grid, boundary, resolved)
     else:

@@ -18,6 +18,9 @@ _diagonal_tolerance = 1e-12
 # Gauss-Legendre nodes for the integral of b / D over half a cell.
 _nodes = 4
 
+# Beyond so many points values are found axis by axis: they fill the memory before the generator does.
+_points_at_once = 1 << 21
+
 # Central differences of D, in cells: their error is about 1e-10 of D, between truncation and rounding.
 _difference_step = 1e-5
 
@@ -136,14 +139,45 @@ def half_edge_integrals(
     b / D in a process with a `surface_power` is integrated in closed form. None if D is not diagonal or not positive
     everywhere, unless there is one axis only: then a zero of D raises.
     """
-    points = half_edge_points(grid)
-    drift, tensor = drift_and_tensors(process, points)
-    diffusion = np.diagonal(tensor, axis1=1, axis2=2)
-    if grid.ndim == 1:
-        _check_not_degenerate(diffusion, points)
-    elif not np.all(diffusion > 0) or np.any(off_diagonal(tensor, diffusion)):
+    power = getattr(process, "surface_power", 0)
+    if (1 + 2 * _nodes * grid.ndim) * grid.size <= _points_at_once:
+        found = _if_diagonal(process, half_edge_points(grid))
+        return None if found is None else integrals_at(grid, *by_axis(grid, *found), resolved, power)
+    found = _if_diagonal(process, grid.points.reshape(-1, grid.ndim))
+    if found is None:
         return None
-    return integrals_at(grid, drift, diffusion, resolved, getattr(process, "surface_power", 0))
+    centre, along = found[1], []
+    for k in range(grid.ndim):
+        found = _if_diagonal(process, _line_points(grid, k))
+        if found is None:
+            return None
+        # Copies, so that the values along the other axes are forgotten.
+        along.append((found[0][:, k].copy(), found[1][:, k].copy()))
+    return integrals_at(grid, centre, along, resolved, power)
+
+
+def _if_diagonal(
+    process: AbstractDiffusion, points: Float[np.ndarray, "n d"]
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]] | None:
+    """The drift and the diagonal of D, both finite; None if D is not diagonal or not positive, if d > 1."""
+    drift, diagonal, excess = at_points(_drift_and_diagonal, process, points)
+    check_finite("drift", drift, points)
+    check_finite("noise", np.column_stack([diagonal, excess]), points)
+    if points.shape[1] == 1:
+        _check_not_degenerate(diagonal, points)
+    elif not np.all(diagonal > 0) or np.any(excess > 0):
+        return None
+    return drift, diagonal
+
+
+def _drift_and_diagonal(process, x):
+    # The last value is positive if D couples two coordinates.
+    drift, tensor = drift_and_tensor(process, x)
+    diagonal = jnp.diagonal(tensor)
+    scale = jnp.sqrt(jnp.maximum(diagonal[:, None] * diagonal, 0.0))
+    beyond = jnp.abs(tensor) - _diagonal_tolerance * scale
+    apart = ~np.eye(x.size, dtype=bool)
+    return drift, diagonal, jnp.max(beyond, where=apart, initial=0.0)
 
 
 def half_edge_points(grid: Grid) -> Float[np.ndarray, "n d"]:
@@ -151,19 +185,31 @@ def half_edge_points(grid: Grid) -> Float[np.ndarray, "n d"]:
     return np.concatenate([grid.points.reshape(-1, grid.ndim)] + [_line_points(grid, k) for k in range(grid.ndim)])
 
 
-def integrals_at(
-    grid: Grid, drift: Float[Numbers, "n d"], diffusion: Float[Numbers, "n d"], resolved: float, power: float = 0
-) -> tuple[tuple[Float[Numbers, "..."], ...], Float[Numbers, "..."], tuple[Float[Numbers, "..."], ...]]:
-    """`half_edge_integrals` from b and the diagonal of D at the `half_edge_points`."""
-    xp = namespace(drift, diffusion)
-    weights = [_half_edge_nodes(grid, k)[1] for k in range(grid.ndim)]
+def by_axis(
+    grid: Grid, drift: Float[Numbers, "n d"], diffusion: Float[Numbers, "n d"]
+) -> tuple[Float[Numbers, "m d"], list[tuple[Float[Numbers, " r"], Float[Numbers, " r"]]]]:
+    """Of b and the diagonal of D at the `half_edge_points`: D at the centres, and b_k and D_kk along each axis k."""
     ends = grid.size * np.cumsum([1] + [2 * _nodes] * grid.ndim)
-    centre = diffusion[: ends[0]].T.reshape(grid.ndim, *grid.shape)
+    lines = [slice(ends[k], ends[k + 1]) for k in range(grid.ndim)]
+    return diffusion[: ends[0]], [(drift[line, k], diffusion[line, k]) for k, line in enumerate(lines)]
+
+
+def integrals_at(
+    grid: Grid,
+    centre: Float[Numbers, "m d"],
+    along: list[tuple[Float[Numbers, " r"], Float[Numbers, " r"]]],
+    resolved: float,
+    power: float = 0,
+) -> tuple[tuple[Float[Numbers, "..."], ...], Float[Numbers, "..."], tuple[Float[Numbers, "..."], ...]]:
+    """`half_edge_integrals` from the values of `by_axis`."""
+    xp = namespace(centre, *along[0])
+    weights = [_half_edge_nodes(grid, k)[1] for k in range(grid.ndim)]
+    centre = centre.T.reshape(grid.ndim, *grid.shape)
     integrals, log_means = [], []
     for k in range(grid.ndim):
         shape = (*grid.shape[:k], grid.shape[k], 2, _nodes, *grid.shape[k + 1 :])
-        across = diffusion[ends[k] : ends[k + 1], k].reshape(shape)
-        omega = drift[ends[k] : ends[k + 1], k].reshape(shape) / across
+        across = along[k][1].reshape(shape)
+        omega = along[k][0].reshape(shape) / across
         weight = weights[k].reshape(*weights[k].shape, *[1] * (grid.ndim - k - 1))
         slope, known, halves = _known_part(power, grid, k)
         omega = omega - slope

@@ -18,7 +18,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
+from ..diagnosis import Diagnosis, accuracy, judged
+from ..drawing import draw_field
 from ..grid import Grid
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
 from .cut_jumps import DirectedEdges
 from .exit_time import coarse_difference
@@ -35,6 +39,10 @@ _a, _b = 1, 2
 _largest_noise = 1e-3
 
 
+# How far from 0 and 1 rounding may take a probability.
+_rounding = 1e-9
+
+
 class _Reactive(NamedTuple):
     # q⁺, q⁻ and the rounding error of q⁺; the rate and its rounding error.
     forward: Float[np.ndarray, "*shape"]
@@ -45,7 +53,7 @@ class _Reactive(NamedTuple):
     current: Float[np.ndarray, "d *shape"]
 
 
-class Committor(eqx.Module):
+class Committor(AbstractResult):
     """The committor from a to b: `values` is q⁺ at the cell centres, 0 in a and 1 in b; `backward` is q⁻.
 
     `rate` is the number of transitions from a to b per unit time in the stationary state. Divided by the part of time
@@ -61,11 +69,31 @@ class Committor(eqx.Module):
     current: Float[np.ndarray, "d *shape"]
     error: Float[np.ndarray, "*shape"]
     rate_error: float
+    grid: Grid | None = None
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether values are probabilities, and the rate is known to 1 %."""
+        low, high = float(np.min(self.values)), float(np.max(self.values))
+        inside = -_rounding < low and high < 1 + _rounding
+        return Diagnosis(
+            (
+                judged("probabilities", inside, f"values from {low:.3g} to {high:.3g}", "Use cells half as wide"),
+                accuracy("rate", self.rate, self.rate_error, "Use cells half as wide"),
+            )
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the committor over the grid on `ax`, or on new axes, which are returned."""
+        if self.grid is None:
+            raise ValueError("`plot` needs the grid, but this committor was made without one.")
+        return draw_field(self.grid, self.values, "committor", ax)
 
     def __str__(self) -> str:
-        return f"Committor: {self.rate:.8g} ± {self.rate_error:.1g} transitions from a to b per time"
+        return f"Committor: {self.rate:.8g} ± {self.rate_error:.1g} transitions from a to b per time{made_by(self)}"
 
 
+@recorded("process")
 def committor(
     process: Any, grid: Grid, a: Callable, b: Callable, boundary: str | Sequence[str] = "no-flux"
 ) -> Committor:
@@ -95,7 +123,7 @@ def committor(
     found = _in_space(generator, regions)
     error, rate_error = _errors(generator, a, b, found, regions.labels == 0)
     error, rate_error = error + found.noise, rate_error + found.rate_noise
-    return Committor(found.forward, found.backward, found.rate, found.current, error, rate_error)
+    return Committor(found.forward, found.backward, found.rate, found.current, error, rate_error, grid)
 
 
 def _regions(grid: Grid, boundary: tuple[Boundary, ...], a: Callable, b: Callable) -> Regions:
@@ -129,7 +157,7 @@ def _on_line(process, grid, kinds, labels, cut) -> Committor:
     q[labels == _b] = rough_q[labels == _b] = 1.0
     rounding = grid.size * np.finfo(np.float64).eps
     error = np.where(labels == 0, np.abs(q - rough_q) + rounding * q, 0.0)
-    return Committor(q, 1 - q, rate, net[None], error, abs(rate - rough_rate) + rounding * rate)
+    return Committor(q, 1 - q, rate, net[None], error, abs(rate - rough_rate) + rounding * rate, grid)
 
 
 def _line_committor(chain: Line, size: int) -> tuple[Float[np.ndarray, " n"], float, Float[np.ndarray, " n"]]:

@@ -7,6 +7,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
+from ..diagnosis import Diagnosis, finite
+from ..drawing import draw_arrows
+from ..grid import Grid
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from . import diagonal_flows
 from .assembly import Generator, check_generator
 
@@ -14,7 +19,7 @@ from .assembly import Generator, check_generator
 _negligible_traffic = 1e-280
 
 
-class Current(eqx.Module):
+class Current(AbstractResult):
     """The probability current J = b ρ - ∇·(D ρ), in probability per time and unit of area.
 
     `faces[k]` is J_k through the faces of axis k, with one entry more than cells along that axis; `vectors` is J at
@@ -29,12 +34,28 @@ class Current(eqx.Module):
     faces: tuple[Float[np.ndarray, "..."], ...]
     vectors: Float[np.ndarray, "d ..."]
     entropy_production: float
+    grid: Grid | None = None
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the current and the entropy production are finite."""
+        return Diagnosis((finite("currents and entropy production", self.vectors, np.array(self.entropy_production)),))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the current on `ax`, or on new axes, which are returned; on one or two axes of the state."""
+        if self.grid is None:
+            raise ValueError("`plot` needs the grid, but this current was made without one.")
+        return draw_arrows(self.grid, self.vectors, "probability current", ax)
 
     def __str__(self) -> str:
         largest = float(np.max(np.linalg.norm(self.vectors, axis=0)))
-        return f"Current: at most {largest:.6g} per area, entropy production {self.entropy_production:.6g} per time"
+        return (
+            f"Current: at most {largest:.6g} per area, entropy production {self.entropy_production:.6g} per time"
+            f"{made_by(self)}"
+        )
 
 
+@recorded("generator")
 def current(generator: Any, p: Density) -> Current:
     """The current of the density `p`, which must live on the grid of `generator`.
 
@@ -56,7 +77,7 @@ def current(generator: Any, p: Density) -> Current:
         faces.append(np.moveaxis(density, -1, k))
         vectors.append(np.moveaxis(0.5 * (density[..., 1:] + density[..., :-1]), -1, k))
         production += rate
-    return Current(tuple(faces), np.stack(vectors), production + _along_diagonals(generator, p.mass))
+    return Current(tuple(faces), np.stack(vectors), production + _along_diagonals(generator, p.mass), grid)
 
 
 def check_grid(name: str, p: Density, generator: Generator) -> None:

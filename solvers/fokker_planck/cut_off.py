@@ -15,7 +15,12 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ..axes import axes_or_new
 from ..density import Density
+from ..diagnosis import Diagnosis, finite, mass_lost
+from ..drawing import solved
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Generator, check_generator
 from .current import check_grid
 from .process_values import at_points, drift_and_tensor
@@ -28,7 +33,7 @@ _no_power = 1e-2
 _last = 50
 
 
-class CutOff(eqx.Module):
+class CutOff(AbstractResult):
     """What lies beyond the low and the high face of each axis, if the law went on as drift and noise have it.
 
     `mass` is its probability, `second_moment` is ∫ (x_k - c_k)² ρ over it, c the median: `inf` where it does not exist,
@@ -41,15 +46,34 @@ class CutOff(eqx.Module):
     second_moment: Float[np.ndarray, "d 2"]
     box: Float[np.ndarray, "d 2"]
     outside: float
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the box holds the law, and second moments exist beyond it."""
+        return Diagnosis(
+            (
+                mass_lost("cut off", float(np.nansum(self.mass)), "beyond the box"),
+                finite("second moments beyond the box", self.second_moment),
+            )
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the mass beyond each face on `ax`, or on new axes, which are returned."""
+        ax = axes_or_new(ax)
+        names = [f"$x_{k + 1}$ {end}" for k in range(len(self.mass)) for end in ("low", "high")]
+        ax.bar(names, self.mass.ravel(), color=solved)
+        ax.set(ylabel="mass beyond the face", yscale="log" if np.any(self.mass > 0) else "linear")
+        return ax
 
     def __str__(self) -> str:
         spans = " × ".join(f"[{low:.6g}, {high:.6g}]" for low, high in self.box)
         return (
             f"CutOff: about {np.nansum(self.mass):.2g} of the mass is beyond the box; {spans} would leave out "
-            f"{self.outside:.2g} at each face"
+            f"{self.outside:.2g} at each face{made_by(self)}"
         )
 
 
+@recorded("generator")
 def cut_off(generator: Any, p: Density, outside: float = 1e-9) -> CutOff:
     """Mass and second moments of the stationary law `p` of `generator` beyond its box, and a box that leaves less out.
 

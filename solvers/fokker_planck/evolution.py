@@ -7,6 +7,10 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from ..density import Density
+from ..diagnosis import Diagnosis, mass_conserved, mass_lost, not_negative
+from ..drawing import draw_densities
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Generator, check_generator
 from .chebyshev_steps import ChebyshevSteps
 from .contour_steps import ContourSteps
@@ -27,7 +31,7 @@ _few_turning = 1 << 11
 _most_products, _patience = 3000, 60
 
 
-class Evolution(eqx.Module):
+class Evolution(AbstractResult):
     """The law at the times `ts`, in units of the process's time.
 
     `densities[i]` is the law at `ts[i]`; mass that left through absorbing faces is in its `outside`. Before negative
@@ -39,15 +43,32 @@ class Evolution(eqx.Module):
     densities: tuple[Density, ...]
     mass_error: float
     min_mass: float
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether mass was conserved and stayed positive, and how much of it is outside at the end."""
+        lost = float(self.densities[-1].outside)
+        return Diagnosis(
+            (
+                mass_conserved(self.mass_error),
+                not_negative(self.min_mass),
+                mass_lost("outside", lost, "outside at the end, absorbed or not in the grid from the start"),
+            )
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the density of the first coordinate at up to six times on `ax`, or on new axes, which are returned."""
+        return draw_densities(self.ts, self.densities, ax)
 
     def __str__(self) -> str:
         return (
             f"Evolution at {len(self.ts)} times from {self.ts[0]:.6g} to {self.ts[-1]:.6g}: mass error "
             f"{self.mass_error:.2g}, smallest mass {self.min_mass:.2g}, {self.densities[-1].outside:.3g} outside at "
             "the end"
-        )
+        ) + made_by(self)
 
 
+@recorded("generator")
 def evolve(generator: Any, p0: Density, ts: ArrayLike | list | tuple, rtol: float = 1e-6) -> Evolution:
     """The law at the times `ts` of the process that starts from `p0` at time 0.
 

@@ -10,7 +10,11 @@ import scipy.ndimage
 from jaxtyping import Bool, Float, Int
 
 from .._tracing import Numbers, is_traced, namespace
+from ..diagnosis import Diagnosis, accuracy, finite
+from ..drawing import draw_field
 from ..grid import Grid, evaluate, interpolated
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Boundary, Generator, assemble_checked, checked_boundary, coarsen
 from .killed import killed
 from .killed_solver import Solver
@@ -20,7 +24,7 @@ from .regions import Cuts, Regions, members, wrapped
 from .traced_exit import traced_continuation, traced_exit_time
 
 
-class ExitTime(eqx.Module):
+class ExitTime(AbstractResult):
     """The time at which a process that starts in a cell's centre leaves a set, in units of the process's time.
 
     `values` is its mean and `variance` its variance, infinite above 1e308; both are 0 outside the set. The error of
@@ -34,6 +38,7 @@ class ExitTime(eqx.Module):
     inside: Callable = eqx.field(static=True)
     boundary: tuple[Boundary, ...] = eqx.field(static=True)
     _beyond: Float[Numbers, "*shape"]
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def at(self, x) -> Float[Numbers, "..."]:
         """The mean exit time from the point x (d,) or points (n, d), or n > 1 numbers on one axis.
@@ -56,16 +61,29 @@ class ExitTime(eqx.Module):
         xp, there = namespace(found), evaluate(self.inside, points)
         return namespace(found, there).where(there, xp.maximum(found, 0.0), 0.0).reshape(x.shape[:-1])
 
+    def diagnose(self) -> Diagnosis:
+        """Whether times are finite, and the longest known to 1 %."""
+        worst = int(np.argmax(self.values))
+        value, error = float(self.values.flat[worst]), float(self.error.flat[worst])
+        return Diagnosis(
+            (finite("times", self.values), accuracy("longest time", value, error, "Use cells half as wide"))
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the mean exit time over the grid on `ax`, or on new axes, which are returned."""
+        return draw_field(self.grid, self.values, "mean exit time", ax)
+
     def __str__(self) -> str:
         if is_traced(self.values):
             return f"ExitTime on {self.grid}, with values that JAX traces"
         worst = int(np.argmax(self.values))
         return (
             f"ExitTime on {self.grid}: at most {self.values.flat[worst]:.6g} ± {self.error.flat[worst]:.2g} in "
-            f"{int(np.sum(self.values > 0))} cells"
+            f"{int(np.sum(self.values > 0))} cells{made_by(self)}"
         )
 
 
+@recorded("process")
 def exit_time(process: Any, grid: Grid, inside: Callable, boundary: str | Sequence[str] = "no-flux") -> ExitTime:
     """Mean and variance of the time at which the process first leaves the set in which `inside(x)` is true.
 

@@ -4,17 +4,19 @@ import os
 
 from ..grid import Grid
 
-# Bytes for each cell while a generator is assembled: the peak of the process rose by 3.4e3 (full tensor) and 3.8e3
-# (diagonal) in the plane and by 9.6e3 in space.
-_bytes_per_cell = {1: 1e3, 2: 4e3, 3: 1.2e4}
+# Bytes for each cell while a generator is assembled, by the number of axes. The peak of the process rose by 1.8e3 and
+# 1.5e3 in the plane (512², 1024²), and by 2.3e3 and 1.8e3 in space (64³, 128³); with a full tensor by 3.4e3 in the
+# plane and 7e3 to 9.6e3 in space.
+_bytes_per_cell = {1: 1e3, 2: 2e3, 3: 2.5e3}
+_bytes_per_cell_of_full_tensors = {1: 1e3, 2: 4e3, 3: 1.2e4}
 
 # The share of the machine's memory that a generator may take: its factors need several times as much as the matrix.
 _share = 0.5
 
 
-def check_fits(grid: Grid) -> None:
+def check_fits(grid: Grid, full_tensor: bool = False) -> None:
     """`MemoryError` for a grid whose generator would take more than half of the machine's memory."""
-    needed = grid.size * _bytes_per_cell[grid.ndim]
+    needed = grid.size * (_bytes_per_cell_of_full_tensors if full_tensor else _bytes_per_cell)[grid.ndim]
     there = _installed()
     if needed > _share * there:
         raise MemoryError(

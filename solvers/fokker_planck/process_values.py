@@ -56,12 +56,20 @@ def at_points(what: Callable, process: AbstractDiffusion, points: Float[np.ndarr
         return jax.jit(found.batched)(found.arrays, points)
     if is_traced(process):
         return found.compiled()(found.arrays, points)
-    slices = [points[i : i + _points_per_call] for i in range(0, len(points), _points_per_call)]
     # Inside `jit` for something else, a process of known numbers still has known values.
     with jax.ensure_compile_time_eval():
         call = found.compiled()
-        parts = [jax.tree.map(np.asarray, call(found.arrays, s)) for s in slices]
-    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+        parts = [_in_full(call, found.arrays, points, i) for i in range(0, len(points), _points_per_call)]
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+def _in_full(call: Callable, arrays: Any, points: Float[np.ndarray, "n d"], start: int) -> Any:
+    """The values at one call's worth of points; the last of several calls is made as long as the others, to share
+    their program."""
+    some = points[start : start + _points_per_call]
+    missing = min(_points_per_call, len(points)) - len(some)
+    padded = np.pad(some, ((0, missing), (0, 0)), mode="edge")
+    return jax.tree.map(lambda values: np.asarray(values)[: len(some)], call(arrays, padded))
 
 
 class _Map:

@@ -13,7 +13,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ..density import Density
+from ..diagnosis import Diagnosis, accuracy
+from ..drawing import draw_density
 from ..grid import Grid
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Generator, assemble_checked, checked_boundary
 from .coefficients import coefficients
 from .exit_time import on_wide_cells, outside
@@ -28,7 +32,7 @@ from .stationary import closed_law
 _extrapolation_limit = 0.1
 
 
-class QuasiStationary(eqx.Module):
+class QuasiStationary(AbstractResult):
     """The quasi-stationary law of a set: `density`, zero outside, and the `rate` at which it leaves, in 1 / time.
 
     `error` estimates the error of `rate`; nan where it is not known.
@@ -37,11 +41,23 @@ class QuasiStationary(eqx.Module):
     rate: float
     error: float
     density: Density
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the rate is known to 1 %, and what is to be said of the law."""
+        return Diagnosis(
+            (accuracy("rate", self.rate, self.error, "Use cells half as wide"), *self.density.diagnose().findings)
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the density on `ax`, or on new axes, which are returned."""
+        return draw_density(self.density, ax)
 
     def __str__(self) -> str:
-        return f"QuasiStationary: rate {self.rate:.8g} ± {self.error:.1g}"
+        return f"QuasiStationary: rate {self.rate:.8g} ± {self.error:.1g}{made_by(self)}"
 
 
+@recorded("process")
 def quasi_stationary(
     process: Any, grid: Grid, inside: Callable, boundary: str | Sequence[str] = "no-flux"
 ) -> QuasiStationary:

@@ -10,6 +10,7 @@ generator of r with a killing term l (l + d - 2) D_t / r². The spectrum of the 
 
 import dataclasses
 import math
+import time
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,8 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..axes import axes_or_new
+from ..diagnosis import Diagnosis, accuracy, finite, judged
+from ..drawing import solved
 from ..grid import Grid, evaluate
 from ..process import AbstractDiffusion, as_operator, noise_structure
+from ..provenance import Provenance, made_by, provenance_of
+from ..result import AbstractResult
 from .assembly import Generator, assemble_checked, checked_boundary
 from .line import romberg
 from .line_modes import line_modes, line_rates
@@ -75,7 +81,7 @@ class RadialExitTime(NamedTuple):
     error: Float[np.ndarray, " n"]
 
 
-class RadialSpectrum(eqx.Module):
+class RadialSpectrum(AbstractResult):
     """The slowest decay rates among functions φ(r) Y(x/r) of one angular number l, ascending; l = 0 starts with 0.
 
     `rates` are extrapolated to cells of width zero from this grid and those with cells two and four times as wide, to
@@ -90,10 +96,30 @@ class RadialSpectrum(eqx.Module):
     angular: int = eqx.field(static=True)
     multiplicity: int = eqx.field(static=True)
     threshold: float = eqx.field(static=True)
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether rates are finite, known to 1 % each, and below the continuous spectrum."""
+        found = [finite("rates", self.rates)]
+        for n, (rate, error) in enumerate(zip(self.rates, self.error, strict=True)):
+            if n > 0 or self.angular > 0:
+                found.append(accuracy(f"rate {n}", float(rate), float(error), "Use cells half as wide"))
+        above = int(np.sum(self.rates >= self.threshold))
+        text = f"{above} of {len(self.rates)} rates are at or above {self.threshold:.6g}, where it starts"
+        return Diagnosis(
+            (*found, judged("continuous spectrum", above == 0, text, "Those belong to the box: ask for fewer"))
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the rates with their errors on `ax`, or on new axes, which are returned."""
+        ax = axes_or_new(ax)
+        ax.errorbar(np.arange(len(self.rates)), self.rates, self.error, color=solved, marker="s", linestyle="")
+        ax.set(xlabel="mode", ylabel="decay rate")
+        return ax
 
     def __str__(self) -> str:
         shown = ", ".join(f"{r:.8g} ± {e:.1g}" for r, e in zip(self.rates, self.error, strict=True))
-        return f"RadialSpectrum, l = {self.angular}: rates {shown}; continuous from {self.threshold:.6g}"
+        return f"RadialSpectrum, l = {self.angular}: rates {shown}; continuous from {self.threshold:.6g}{made_by(self)}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,7 +143,7 @@ class Radial:
         Warns (`UserWarning`) of rates at or above the threshold of the continuous spectrum. Raises `ValueError` if l is
         negative, or the grid has not 4 k cells and a number that can be divided by 4.
         """
-        d, grid = self.dimension, self.generator.grid
+        began, d, grid = time.perf_counter(), self.dimension, self.generator.grid
         if int(l) != l or l < 0:
             raise ValueError(f"`l` must be a whole number from 0 on, got {l!r}.")
         if grid.size % 4 or int(k) != k or not 1 <= k <= grid.size // 4:
@@ -132,7 +158,9 @@ class Radial:
         modes /= np.max(np.abs(modes), axis=1, keepdims=True)
         threshold = self._threshold(int(l))
         warn_above(rates, threshold)
-        return RadialSpectrum(rates, error, modes, int(l), _multiplicity(d, int(l)), threshold)
+        seconds = time.perf_counter() - began
+        made = provenance_of("solvers.fokker_planck.Radial.spectrum", self.part.process, d, np.float64, None, seconds)
+        return RadialSpectrum(rates, error, modes, int(l), _multiplicity(d, int(l)), threshold, made)
 
     def exit_time(self, radius: float) -> "RadialExitTime":
         """Mean times to reach |x| = `radius` from the centres of the cells, 0 for those beyond it, and their errors.

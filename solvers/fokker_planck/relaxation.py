@@ -16,6 +16,11 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ..axes import axes_or_new
+from ..diagnosis import Diagnosis, accuracy, judged, unknown
+from ..drawing import guide, solved
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import check_generator
 from .current import check_grid
 from .evolution import Evolution
@@ -26,7 +31,11 @@ from .stationary import closed_law
 _rounding = 1e-14
 
 
-class Relaxation(eqx.Module):
+# A rate of decay this near to the gap is that of late times.
+_late = 0.05
+
+
+class Relaxation(AbstractResult):
     """Distances from the stationary law at the times `ts`, and how fast they shrink.
 
     `relative_entropy` is H, `chi2` is χ² and `l2` its root; see the module. `decay_rates[i]` is the mean rate of decay
@@ -39,21 +48,48 @@ class Relaxation(eqx.Module):
     decay_rates: Float[np.ndarray, " s-1"]
     gap: float
     gap_error: float
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     @property
     def l2(self) -> Float[np.ndarray, " s"]:
         """The distance ‖ρ/π - 1‖ in L²(π)."""
         return np.sqrt(self.chi2)
 
+    def diagnose(self) -> Diagnosis:
+        """Whether χ² falls, as it must; whether the gap is known to 1 %, and was reached by the rate of decay."""
+        rise = float(np.max(np.diff(self.chi2), initial=-np.inf) / self.chi2[0])
+        found = [
+            judged("decay", rise < _rounding, "χ² falls" if rise < _rounding else "χ² rises", "Use a smaller `rtol`"),
+            accuracy("gap", self.gap, self.gap_error, "Use cells half as wide"),
+        ]
+        if len(self.decay_rates):
+            last = float(self.decay_rates[-1])
+            text = f"the last decay rate is {last / self.gap:.3g} times the gap"
+            found.append(judged("late times", abs(last / self.gap - 1) < _late, text, "Use later `ts`"))
+        else:
+            found.append(unknown("late times", "a rate of decay takes two `ts`"))
+        return Diagnosis(tuple(found))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the distance in L²(π) over time, and the slope of the gap, on `ax` or new axes, which are returned."""
+        ax = axes_or_new(ax)
+        ax.plot(self.ts, self.l2, color=solved, marker="s", label=r"$\|\rho/\pi - 1\|$")
+        bound = self.l2[-1] * np.exp(-self.gap * (self.ts - self.ts[-1]))
+        ax.plot(self.ts, bound, color=guide, linestyle="--", label="rate of the gap")
+        ax.set(xlabel="$t$", ylabel="distance", yscale="log")
+        ax.legend(frameon=False)
+        return ax
+
     def __str__(self) -> str:
         last = f", decay rate at the end {self.decay_rates[-1]:.6g}" if len(self.decay_rates) else ""
         return (
             f"Relaxation from t={self.ts[0]:.6g} to {self.ts[-1]:.6g}: relative entropy {self.relative_entropy[0]:.3g} "
             f"to {self.relative_entropy[-1]:.3g}, χ² {self.chi2[0]:.3g} to {self.chi2[-1]:.3g}{last}, "
-            f"gap {self.gap:.6g} ± {self.gap_error:.1g}"
+            f"gap {self.gap:.6g} ± {self.gap_error:.1g}{made_by(self)}"
         )
 
 
+@recorded("generator")
 def relaxation(generator: Any, evolution: Any) -> Relaxation:
     """The distances of the laws of `evolution` from the stationary law of `generator`, by which they were computed.
 

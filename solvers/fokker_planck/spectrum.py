@@ -11,7 +11,12 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from .._tracing import Numbers, is_traced, namespace
+from ..axes import axes_or_new
 from ..density import Density
+from ..diagnosis import Diagnosis, accuracy, finite, unknown
+from ..drawing import solved
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .assembly import Generator, check_generator, coarsen
 from .krylov_modes import krylov_rates_and_modes
 from .line_modes import line_modes, line_rates
@@ -40,7 +45,7 @@ _shrinks = 0.5
 _sign_fraction = 0.5
 
 
-class Spectrum(eqx.Module):
+class Spectrum(AbstractResult):
     """The slowest decay rates λ_n of a process, in 1 / time, ascending.
 
     `rates` are extrapolated to cells of width zero from this grid and one with cells twice as wide, wherever these two
@@ -62,6 +67,7 @@ class Spectrum(eqx.Module):
     _modes: Inexact[np.ndarray, "k ..."] | None
     weights: Float[Numbers, "..."]
     conserving: bool = eqx.field(static=True)
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     @property
     def modes(self) -> Inexact[np.ndarray, "k ..."]:
@@ -82,11 +88,30 @@ class Spectrum(eqx.Module):
         gap = self.rates[first].real
         return gap if is_traced(gap) else float(gap)
 
+    def diagnose(self) -> Diagnosis:
+        """Whether rates are finite, and known to 1 % each."""
+        found = [finite("rates", self.rates)]
+        for n, (rate, error) in enumerate(zip(self.rates, self.error, strict=True)):
+            if n >= int(self.conserving):
+                found.append(accuracy(f"rate {n}", abs(rate), float(error), "Use cells half as wide, or a larger box"))
+        if len(found) == 1:
+            found.append(unknown("gap", "only the rate 0 was computed: call `spectrum` with k of at least 2"))
+        return Diagnosis(tuple(found))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the real parts of the rates with their errors on `ax`, or on new axes, which are returned."""
+        ax = axes_or_new(ax)
+        error = np.nan_to_num(np.abs(self.error))
+        ax.errorbar(np.arange(len(self.rates)), np.real(self.rates), error, color=solved, marker="s", linestyle="")
+        ax.set(xlabel="mode", ylabel="decay rate")
+        return ax
+
     def __str__(self) -> str:
         shown = ", ".join(f"{r:.8g} ± {e:.1g}" for r, e in zip(self.rates, self.error, strict=True))
-        return f"Spectrum: rates {shown}"
+        return f"Spectrum: rates {shown}{made_by(self)}"
 
 
+@recorded("generator")
 def spectrum(generator: Any, k: int = 5) -> Spectrum:
     """The `k` slowest decay rates of the process and their modes; the first is 0 unless mass can leave.
 

@@ -9,6 +9,7 @@ import scipy.sparse.csgraph
 from jaxtyping import Float
 
 from ..density import Density
+from ..provenance import recorded
 from .assembly import Boundary, Generator, assemble_alike, check_generator, coarsen
 from .axis_jumps import many_full
 from .balance import multilevel_log_law
@@ -36,6 +37,7 @@ _unresolved_limit = 0.5
 _many = {1: 1 << 62, 2: 60_000, 3: 8_000}
 
 
+@recorded("generator")
 def stationary(generator: Any, extrapolate: bool = False) -> Density:
     """The stationary law of the process: A m = 0, Σ m = 1.
 

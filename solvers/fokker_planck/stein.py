@@ -21,9 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ..axes import axes_or_new
 from ..density import Density
+from ..diagnosis import Diagnosis, judged
+from ..drawing import guide, solved
 from ..grid import Grid, evaluate
 from ..process import AbstractDiffusion
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .coefficients import check_process
 
 # A sampled residual may be as many standard errors from zero.
@@ -39,7 +44,7 @@ _judges = 0.1
 _rounding = 1e-13
 
 
-class Stein(eqx.Module):
+class Stein(AbstractResult):
     """The residuals E_ρ[Lφ] of a law, one for each test function of `names`, in units of φ per time.
 
     `scale` is E_ρ[|b·∇φ| + |D:∇∇φ|], what a residual is to be compared with: a law that has nothing to do with the
@@ -54,6 +59,28 @@ class Stein(eqx.Module):
     residual: Float[np.ndarray, " n"]
     scale: Float[np.ndarray, " n"]
     error: Float[np.ndarray, " n"]
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether test functions can judge the law, and each residual against its error."""
+        judges = int(np.sum(self.error <= _judges * self.scale))
+        text = f"{judges} of {len(self.names)} test functions are known well enough to judge"
+        found = [judged("judges", judges > 0, text, "Use finer cells, or more samples")]
+        for name, r, s, e in zip(self.names, self.residual, self.scale, self.error, strict=True):
+            change = "The law is not stationary, or its error is larger than it says"
+            found.append(judged(name, abs(r) <= e, f"residual {r / s if s > 0 else r:.2g} of its scale", change))
+        return Diagnosis(tuple(found))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws residuals with their errors, as fractions of their scale, on `ax` or new axes, which are returned."""
+        ax = axes_or_new(ax)
+        scale = np.where(self.scale > 0, self.scale, 1.0)
+        places = np.arange(len(self.names))
+        ax.errorbar(places, self.residual / scale, self.error / scale, color=solved, marker="s", linestyle="")
+        ax.axhline(0, color=guide, linewidth=0.8)
+        ax.set_xticks(places, self.names, rotation=90)
+        ax.set(ylabel="residual / scale")
+        return ax
 
     @property
     def holds(self) -> bool:
@@ -68,9 +95,10 @@ class Stein(eqx.Module):
             if s > 0
         ]
         verdict = "nothing speaks against the law" if self.holds else "the law is not shown to be stationary"
-        return "\n".join([f"Stein: {verdict}; residuals as a fraction of their scale", *rows])
+        return "\n".join([f"Stein: {verdict}; residuals as a fraction of their scale{made_by(self)}", *rows])
 
 
+@recorded("process")
 def stein(process: Any, p: Any) -> Stein:
     """Holds the law `p` against `process` by test functions; for laws that were computed, sampled, or written down.
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ..process import Diffusion
 from .assembly import Generator, face_rates, rate_matrix
-from .coefficients import edge_limit, half_edge_points, integrals_at, off_diagonal
+from .coefficients import by_axis, edge_limit, half_edge_points, integrals_at, off_diagonal
 from .detailed_balance import cycle_tolerance, potential
 from .process_values import at_points, drift_and_tensor
 from .traced_generator import Layout, TracedGenerator
@@ -96,7 +96,7 @@ def _integrals(layout: Layout, drift, tensor):
         bad = bad | jnp.any(off_diagonal(tensor, diffusion))
     # Under `jit` values are known only when the program runs.
     drift = eqx.error_if(drift, bad, unusable)
-    return integrals_at(layout.grid, drift, diffusion, layout.resolved)
+    return integrals_at(layout.grid, *by_axis(layout.grid, drift, diffusion), layout.resolved)
 
 
 unusable = (

@@ -27,8 +27,8 @@ _kernels: dict[str, Literal["gpu", "interpret"]] = {"gpu": "gpu"}
 # Steps on which loops must agree to be exchanged.
 _steps_compared = 128
 
-# Path-steps from which on it pays to compile another loop for a first passage, which takes seconds.
-_steps_worth_a_guard = 1 << 28
+# Path-steps from which on it pays to compile another loop, which takes seconds.
+_steps_worth_a_loop = 1 << 28
 
 
 def in_best_coordinates(problem: Problem, x: Float[Array, " d"]) -> tuple[Problem, str]:
@@ -67,9 +67,11 @@ def best_loop(
         if kernel is not None:
             return kernel, f"all steps between two samples in one kernel{remark}"
         no_kernel = f"; not in a kernel: {no_kernel}"
-    if problem.stride > 1 and ((problem.observe and every < problem.stride) or followed):
+    # Of a stride that a sample ends the rest is computed again.
+    again = problem.stride // (1 if followed else every) - 1 if problem.observe else 0
+    if n * clock.steps * again > _steps_worth_a_loop:
         problem, reason = _single_steps(problem, x0, clock)
-    if problem.dense and followed and n * clock.steps > _steps_worth_a_guard:
+    if problem.dense and followed and n * clock.steps > _steps_worth_a_loop:
         guarded = _guarded(problem, x0, clock)
         if guarded is not None:
             problem, reason, remark = guarded, "", remark + ", watched from inside the loop"

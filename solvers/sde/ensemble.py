@@ -6,6 +6,7 @@ bits do not depend on chunks, devices, segments or on what is observed.
 """
 
 import contextlib
+import dataclasses
 import os
 import time
 from typing import Any
@@ -17,7 +18,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Inexact
 
+from ..clocks import Clocks, clocks_of
+from ..density import Density
+from ..diagnosis import Diagnosis, Finding, judged, unknown
+from ..drawing import draw_paths
+from ..paths import burn_in, observed, paths_finite, rounding, run_complete, tails
 from ..process import AbstractDiffusion, noise_structure
+from ..provenance import Provenance, bytes_of, recorded
+from ..result import AbstractResult
 from .brownian import numbers_per_step
 from .checkpoint import Store
 from .choice import best_loop, in_best_coordinates
@@ -25,10 +33,11 @@ from .clock import Clock, make_schedule
 from .engine import Problem
 from .fingerprint import identity
 from .method import AbstractMethod, check_method
-from .observables import AbstractFollower, checked_observables, result_of
+from .observables import AbstractFollower, MomentsResult, checked_observables, result_of
 from .progress import Progress
 from .random import key_words
 from .run import Run, longest_segment
+from .stability import largest_dimension, longest_step, modes
 from .transform import AbstractTransformed, unwrapped
 
 # Numbers of one block that are in flight in a step: enough to be fast, few enough to stay in cache.
@@ -49,14 +58,22 @@ _wider = {"gpu": 1 << 8}
 _chunk_numbers = 1 << 24
 
 
-class Ensemble(eqx.Module):
+class Source:
+    """The process and the method of an ensemble, for `diagnose`: no tree of numbers, and not in files."""
+
+    def __init__(self, process: AbstractDiffusion, method: Any):
+        self.process, self.method = process, method
+
+
+class Ensemble(AbstractResult):
     """The outcome of `simulate`.
 
     `final` holds the paths at `t1`, shape (n, d), NaN for paths that became non-finite; `nonfinite` counts those.
     `ts`, `xs` hold every path at the times of `save_at`, shapes (s,) and (s, n, d). `ensemble["name"]` is the result
     of the observable of that name. `engine` says how steps were compiled, and why not in the fastest way. `complete` is
     False if Ctrl-C ended the run: the result then holds the paths that were through, or if none were, all paths that
-    were being run, after `steps` steps.
+    were being run, after `steps` steps. `clocks` turns times into steps and epochs of the algorithm that the process is
+    the limit of; `provenance` says what all this was computed from.
     """
 
     final: Inexact[np.ndarray, "n d"]
@@ -70,18 +87,72 @@ class Ensemble(eqx.Module):
     steps: int
     complete: bool
     seconds: float
+    t0: float = 0.0
+    burn_in: float = 0.0
+    every: int = 1
+    clocks: Clocks | None = None
+    source: Source | None = eqx.field(default=None, repr=False, metadata={"saved": False})
+    provenance: Provenance | None = eqx.field(static=True, default=None)
 
     def __getitem__(self, name: str) -> Any:
         return result_of(self.observed, name)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether paths stayed finite, steps are short enough, averages and their errors can be trusted.
+
+        The step is judged by what the method does to decaying modes of the drift's Jacobian at the last states, which
+        takes a second or so.
+        """
+        averaged = [k for k, v in self.observed.items() if isinstance(v, MomentsResult | Density)]
+        moments = [k for k, v in self.observed.items() if isinstance(v, MomentsResult)]
+        return Diagnosis(
+            (
+                paths_finite(self.nonfinite, len(self.final), "use a smaller `dt`, or `TamedEuler`"),
+                run_complete(self.complete, self.steps),
+                self._step(),
+                burn_in(self.ts, self.xs, self.t0 + self.burn_in, bool(averaged)),
+                rounding(self.final, self.steps),
+                tails(self.final, moments),
+                *observed(self.observed),
+            )
+        )
+
+    def _step(self) -> Finding:
+        d = self.final.shape[1]
+        states = self.final[np.isfinite(self.final).all(axis=1)]
+        if self.source is None:
+            return unknown("step", "the process is not in the file of a result")
+        if not isinstance(self.source.method, AbstractMethod):
+            return unknown("step", "steps are taken in other coordinates, or in another time")
+        if d > largest_dimension or not len(states):
+            return unknown("step", f"Jacobians are formed for finite states of up to {largest_dimension} numbers")
+        rates = modes(self.source.process, self.t0 + self.steps * self.dt, states)
+        if not len(rates):
+            return judged("step", True, "no mode of the drift decays at the last states", "")
+        limit = longest_step(self.source.method, self.dt, rates, self.final.dtype)
+        text = f"no decaying mode of the drift grows at dt={self.dt:g}, nor at several times that"
+        if np.isfinite(limit):
+            text = f"dt={self.dt:g}, and decaying modes of the drift grow above about {limit:.3g}"
+        return judged(
+            "step", self.dt <= limit, text, "Use a smaller `dt`, or a method for stiff drift such as `SKROCK`"
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the first component on `ax`, or on new axes, which are returned: a fan over `ts`, or a histogram."""
+        return draw_paths(self.ts, self.xs, self.final, ax)
 
     def __str__(self) -> str:
         n, d = self.final.shape
         rate = n * self.steps / max(self.seconds, 1e-9)
         lines = [
             f"{n} paths in {d} dimensions, {self.method}, {self.steps} steps of {self.dt:g}, {self.final.dtype}: "
-            f"{self.seconds:.2f} s, {rate:.3g} path-steps/s",
+            f"{self.seconds:.2f} s, {rate:.3g} path-steps/s, {bytes_of(self)}",
             self.engine,
         ]
+        if self.clocks is not None:
+            lines.append(f"from t={self.t0:g} to {self.clocks.at(self.t0 + self.steps * self.dt)}")
+        if self.provenance is not None:
+            lines.append(self.provenance.brief)
         if not self.complete:
             lines.append(f"interrupted: {n} paths after {self.steps} steps are all there is")
         if self.nonfinite:
@@ -90,6 +161,7 @@ class Ensemble(eqx.Module):
         return "\n".join(lines)
 
 
+@recorded("process")
 def simulate(
     process: AbstractDiffusion,
     method: AbstractMethod | AbstractTransformed,
@@ -151,7 +223,7 @@ def simulate(
     for follower in following.values():
         follower.check(points)
     schedule = make_schedule(clock, burn_in, every, len(observe) > len(following), points.dtype)
-    name = _name(method)
+    name, clocks, source = _name(method), clocks_of(process, clock.dt), Source(process, method)
     process, inner, transform = unwrapped(process, method, points)
     check_method(inner)
     if transform is not None:
@@ -183,7 +255,9 @@ def simulate(
     run = Run(problem, clock, x0, saves, block, devices, _segment_length(segment), throw, store)
     began = time.perf_counter()
     run.through(_chunk_blocks(run, chunk), Progress(progress, clock.steps * len(x0)))
-    return _result(run, name, engine, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    result = _result(run, name, engine, seconds)
+    return dataclasses.replace(result, burn_in=float(burn_in), every=int(every), clocks=clocks, source=source)
 
 
 def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
@@ -207,6 +281,7 @@ def _result(run: Run, name: str, engine: str, seconds: float) -> Ensemble:
         steps=run.reached,
         complete=run.reached == clock.steps and bool(run.rows.all()),
         seconds=seconds,
+        t0=clock.t0,
     )
 
 

@@ -8,14 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ..axes import axes_or_new
+from ..diagnosis import Diagnosis, judged
+from ..drawing import sampled
 from ..process import AbstractDiffusion
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .clock import Clock
 from .coupling import couple, values
 from .method import AbstractMethod
 from .random import key_words
 
+# A bias is seen above so many standard errors; what is left of one above this part of the estimate may matter.
+_seen, _large = 3.0, 0.2
 
-class Extrapolation(eqx.Module):
+
+class Extrapolation(AbstractResult):
     """The outcome of `extrapolated`: `estimate` of E φ(X(t1)) with the standard error `sem`.
 
     `raw` are the estimates at steps dt and dt/2, with standard errors `raw_sem`; the last and `estimate` differ by the
@@ -30,16 +38,35 @@ class Extrapolation(eqx.Module):
     order: float
     method: str
     paths: int
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the bias that was removed is small, as its expansion takes it to be."""
+        bias = abs(self.estimate - self.raw[1])
+        share = bias / max(abs(self.estimate), 1e-300)
+        resolved = bias > _seen * self.sem
+        text = f"removed bias {bias:.2g}, standard error {self.sem:.2g}"
+        large = resolved and share > _large
+        return Diagnosis((judged("bias", not large, text, "It is no small part of the estimate: halve `dt`"),))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the estimates at both steps and at dt = 0, with 95 % bars, on `ax` or new axes, which are returned."""
+        ax = axes_or_new(ax)
+        values, errors = (*self.raw, self.estimate), 1.96 * np.array([*self.raw_sem, self.sem])
+        ax.errorbar([self.dt, self.dt / 2, 0.0], values, errors, color=sampled, marker="o")
+        ax.set(xlabel="$dt$", ylabel="estimate")
+        return ax
 
     def __str__(self) -> str:
         rows = [
             f"  at dt={dt:<10.6g} {value:.6g} ± {sem:.1g}"
             for dt, value, sem in zip((self.dt, self.dt / 2), self.raw, self.raw_sem, strict=True)
         ]
-        head = f"{self.method}, {self.paths} paths, extrapolated by order {self.order:g}"
+        head = f"{self.method}, {self.paths} paths, extrapolated by order {self.order:g}{made_by(self)}"
         return "\n".join([f"{self.estimate:.6g} ± {self.sem:.1g} by {head}", *rows])
 
 
+@recorded("process")
 def extrapolated(
     process: AbstractDiffusion,
     method: AbstractMethod,

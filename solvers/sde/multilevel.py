@@ -14,7 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..axes import axes_or_new
+from ..diagnosis import Diagnosis, judged
+from ..drawing import sampled, solved
 from ..process import AbstractDiffusion
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .clock import Clock
 from .coupling import Coupling, couple, values
 from .method import AbstractMethod
@@ -29,7 +34,7 @@ _first_paths, _later_paths = 1000, 200
 _least_rate = 0.5
 
 
-class Multilevel(eqx.Module):
+class Multilevel(AbstractResult):
     """The outcome of `multilevel`: `estimate` of E φ(X(t1)), its standard error `sem`, and `bias`, an estimate of what
     steps below the smallest would still add.
 
@@ -53,13 +58,44 @@ class Multilevel(eqx.Module):
     cost: int
     twins: bool
     method: str
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the tolerance was met, and whether the cost is spent on the long steps, as it should be."""
+        error = float(np.hypot(self.sem, self.bias))
+        rates = f"variances fall as dt^{self.beta:.2f}, costs grow as dt^-{self.gamma:.2f}"
+        return Diagnosis(
+            (
+                judged(
+                    "tolerance",
+                    error <= self.tolerance,
+                    f"error about {error:.2g} for {self.tolerance:.2g}",
+                    "Call again with another key",
+                ),
+                judged(
+                    "levels",
+                    self.beta > self.gamma,
+                    rates,
+                    "The short steps cost most: use a method of higher strong order, such as `Milstein`",
+                ),
+            )
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws variances and means of the levels against their steps on `ax`, or new axes, which are returned."""
+        ax = axes_or_new(ax)
+        ax.plot(self.dts, self.variances, color=sampled, marker="o", label=f"variance, slope {self.beta:.2f}")
+        ax.plot(self.dts, np.abs(self.means), color=solved, marker="s", label=f"|mean|, slope {self.alpha:.2f}")
+        ax.set(xscale="log", yscale="log", xlabel="$dt$", ylabel="of the differences between levels")
+        ax.legend(frameon=False)
+        return ax
 
     def __str__(self) -> str:
         how = " with antithetic twins" if self.twins else ""
         return "\n".join(
             [
                 f"{self.estimate:.6g} ± {self.sem:.1g}, bias about {self.bias:.1g}, for the tolerance "
-                f"{self.tolerance:g}: {self.method}{how}, {self.cost:.3g} path-steps",
+                f"{self.tolerance:g}: {self.method}{how}, {self.cost:.3g} path-steps{made_by(self)}",
                 f"  over levels means fall as dt^{self.alpha:.2f}, variances as dt^{self.beta:.2f}; the cost of a "
                 f"sample grows as dt^-{self.gamma:.2f}",
                 *(
@@ -70,6 +106,7 @@ class Multilevel(eqx.Module):
         )
 
 
+@recorded("process")
 def multilevel(
     process: AbstractDiffusion,
     method: AbstractMethod,

@@ -17,7 +17,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 from scipy import optimize, stats
 
+from ..diagnosis import Diagnosis, finite, judged
+from ..drawing import draw_power
 from ..process import AbstractDiffusion, noise_structure
+from ..provenance import Provenance, made_by, recorded
+from ..result import AbstractResult
 from .brownian import Need, increment, joined, numbers_per_step
 from .method import AbstractMethod, AbstractPostprocessed, check_method
 from .milstein import Milstein
@@ -42,11 +46,14 @@ _Methods = Sequence[tuple[AbstractMethod, int]]
 
 _whole = 1e-6
 
+# An order that is known to less than this width, and slopes that differ by more than this, say little.
+_wide, _bent = 0.5, 0.3
+
 # An error counts as known when it is so many standard errors, and so many roundings, away from 0.
 _significant, _roundings = 3.0, 100.0
 
 
-class OrderStudy(eqx.Module):
+class OrderStudy(AbstractResult):
     """Errors at each step size and the order fitted to them.
 
     `errors[i]` belongs to `dts[i]` and has the standard error `sem[i]`; `interval` is the 95 % confidence interval of
@@ -65,6 +72,38 @@ class OrderStudy(eqx.Module):
     reference: str
     reference_dt: float
     paths: int
+    provenance: Provenance | None = eqx.field(static=True, default=None)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether errors stand out from the noise, the order is known to ±0.25, and the errors lie on a line."""
+        noise = float(np.max(self.sem / np.maximum(self.errors, 1e-300)))
+        low, high = self.interval
+        slopes = np.diff(np.log(np.maximum(self.errors, 1e-300))[np.argsort(self.dts)]) / np.diff(
+            np.log(np.sort(self.dts))
+        )
+        bend = float(np.ptp(slopes))
+        return Diagnosis(
+            (
+                finite("errors", self.errors),
+                judged(
+                    "noise",
+                    noise < 1 / _significant,
+                    f"standard errors up to {noise:.2g} of an error",
+                    "Use more `paths`, or larger `dts`",
+                ),
+                judged("order", high - low < _wide, f"95 % interval [{low:.3f}, {high:.3f}]", "Use more `paths`"),
+                judged(
+                    "line",
+                    bend < _bent,
+                    f"slopes between neighbours differ by up to {bend:.2g}",
+                    "Use smaller `dts`, or more `paths`: the order is that of small steps",
+                ),
+            )
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws errors against steps and the fitted slope on `ax`, or on new axes, which are returned."""
+        return draw_power(self.dts, self.errors, self.sem, self.order, ax, f"{self.method}, {self.kind}")
 
     def __str__(self) -> str:
         rows = [
@@ -75,12 +114,13 @@ class OrderStudy(eqx.Module):
         return "\n".join(
             [
                 f"{self.kind} order of {self.method}: {self.order:.3f}, 95 % interval [{low:.3f}, {high:.3f}], "
-                f"{self.paths} paths against {self.reference}",
+                f"{self.paths} paths against {self.reference}{made_by(self)}",
                 *rows,
             ]
         )
 
 
+@recorded("process")
 def strong_order(
     process: AbstractDiffusion,
     method: AbstractMethod,
@@ -123,6 +163,7 @@ def strong_order(
     return _study(ladder, errors, exact is None, "strong", type(method).__name__, name)
 
 
+@recorded("process")
 def weak_order(
     process: AbstractDiffusion,
     method: AbstractMethod,

@@ -66,6 +66,7 @@ def test_the_finer_law_is_taken_to_the_coarser_grid():
         sg.compare(_normal(0), Density.point(Grid.uniform((0.0, 1.0, 2), (0.0, 1.0, 2)), [0.1, 0.1]))
 
 
+@pytest.mark.slow
 def test_error_bars_are_the_spread_over_repetitions():
     grid, random = Grid.uniform((-4.0, 4.0, 20)), np.random.default_rng(0)
     law, other = _normal(0, grid=grid), _normal(0.2, grid=grid)

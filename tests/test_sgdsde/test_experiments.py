@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sgdsde import experiments
-from sgdsde.__main__ import _figure, main
+from sgdsde.__main__ import _writable, main
 from sgdsde.experiments.claims import Claim, check, table
 
 
@@ -24,6 +24,7 @@ def standard_promotion():
 
 
 @pytest.mark.parametrize("name", experiments.names)
+@pytest.mark.slow("flat_minima", "two_minima", "anisotropic_escape")
 def test_claims_hold(name):
     module = importlib.import_module(f"sgdsde.experiments.{name}")
     result = module.run(module.Config.fast(), 0)
@@ -84,8 +85,8 @@ def test_command_line(capsys):
 
 
 def test_a_figure_is_a_png_unless_named_otherwise_and_leaves_no_empty_file(tmp_path):
-    assert _figure(str(tmp_path / "a")) == str(tmp_path / "a.png")
-    assert _figure(str(tmp_path / "a.pdf")) == str(tmp_path / "a.pdf")
+    assert _writable(str(tmp_path / "a")) == str(tmp_path / "a.png")
+    assert _writable(str(tmp_path / "a.pdf")) == str(tmp_path / "a.pdf")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(OSError, match="No such file"):
-        _figure(str(tmp_path / "none" / "a.png"))
+        _writable(str(tmp_path / "none" / "a.png"))

@@ -103,6 +103,7 @@ def test_figure(swapped):
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_two_dimensions():
     import matplotlib.pyplot as plt
 
@@ -116,6 +117,7 @@ def test_two_dimensions():
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_slow_processes_start_from_the_fokker_planck_law():
     # Escape takes 10^7 time units: from a point, the other well would stay empty.
     model = sg.SGD(sg.losses.DoubleWell(), sg.noise.Constant(0.15), 0.1)
@@ -143,6 +145,7 @@ def test_a_noise_without_temperature_is_held_against_fokker_planck():
     assert result.verdict.startswith("ACCEPTED: the Fokker-Planck law")
 
 
+@pytest.mark.slow
 def test_a_rival_that_does_not_exist_is_said_so():
     # f reaches 0: Gibbs is fine, f^(-p) is not integrable.
     model = sg.SGD(lambda x: 0.5 * x @ x, sg.noise.Constant(5.0), 0.1)

@@ -42,6 +42,7 @@ def test_every_model_is_here():
 
 
 @pytest.mark.parametrize("name", every)
+@pytest.mark.slow("EmbeddedSGD", "DNSAM", "USAM")
 def test_clock_position_and_coefficients(name):
     model = every[name](0.1)
     state = jax.jit(lambda x: model.initial(x))(x0)

@@ -62,7 +62,7 @@ draws_one_by_one = np.array(list(itertools.product(range(4), repeat=4)))[:, :, N
     ],
     ids=["shuffled", "shuffled in pairs", "independent"],
 )
-@pytest.mark.slow("shuffled in pairs")
+@pytest.mark.slow("shuffled in pairs", "independent")
 def test_the_mean_iterate_follows_the_flow_to_third_order(model, orders):
     flow = jax.jit(lambda eta: after(model(eta), eta * orders.shape[1]))
     error = [np.linalg.norm(mean_iterate(eta, orders) - flow(eta)) for eta in (2e-3, 1e-3)]

@@ -95,6 +95,7 @@ def test_modified_equations_of_first_and_second_order():
 
 
 @pytest.mark.parametrize(("model", "order"), [(sg.SGD, 1), (sg.ModifiedSGD, 2)])
+@pytest.mark.slow("ModifiedSGD-2")
 def test_weak_order_of_modified_equations(model, order):
     # One step of SGD with two examples in a loss that is no quadratic, against the expectation under the process
     # after t = η by its generator: E φ = φ + η Lφ + η²/2 LLφ + O(η³). The local error is O(η^(order + 1)).

@@ -26,6 +26,7 @@ def uphill(name, g):
 
 
 @pytest.mark.parametrize(("name", "batches"), [("SAM", None), ("SAM", pairs), ("USAM", pairs), ("DNSAM", None)])
+@pytest.mark.slow("DNSAM-None", "SAM-None")
 def test_one_step_of_the_algorithm(name, batches):
     every = np.arange(4)[:, None] if batches is None else batches
 

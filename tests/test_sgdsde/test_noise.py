@@ -39,6 +39,7 @@ def test_isotropic(d):
 
 @pytest.mark.parametrize("d", [1, 2, 3])
 @pytest.mark.parametrize("rule", ["clip", "abs"])
+@pytest.mark.slow("clip-1", "clip-3", "abs-1", "abs-3")
 def test_hessian_matched(d, rule):
     model = noise.HessianMatched(sigma, floor=0.2, rule=rule)
     negative = False

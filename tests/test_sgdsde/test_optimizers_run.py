@@ -95,6 +95,7 @@ def test_dtype_follows_the_state():
 
 
 @pytest.mark.parametrize("chosen", ["with-replacement", "without-replacement", "reshuffling"])
+@pytest.mark.slow("without-replacement", "with-replacement")
 def test_single_precision_needs_no_configuration(float32, chosen):
     optimizer = SGD(0.2, 2, sampling=chosen)
     out = sg.optimizers.run(optimizer, LINE, np.zeros(1), steps=7, runs=40, key=0)

@@ -124,6 +124,7 @@ def test_an_epoch_of_reshuffling_takes_every_example_once():
 
 
 @pytest.mark.parametrize("chosen", ["with-replacement", "without-replacement", "reshuffling"])
+@pytest.mark.slow("reshuffling", "without-replacement")
 def test_optimizers_see_the_same_minibatches(chosen):
     """Sign descent and SGD of another learning rate: every step is that of the same example."""
     loss = sg.losses.FiniteSum(constant_gradients, jnp.array([-3.0, -1.0, 1.0, 3.0]))
@@ -193,6 +194,7 @@ def test_delayed_momentum_at_a_finite_learning_rate():
     assert abs(out["loss"].mean - 0.021588148231159097) < 5 * out["loss"].sem
 
 
+@pytest.mark.slow
 def test_label_noise_on_all_labels():
     """Stationary covariance η (std²/N) (2 - ηH)⁻¹ on data that are fitted exactly; the same for a model's residuals."""
     A = np.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.7]])

@@ -27,6 +27,7 @@ def test_student_in_the_far_tail():
     np.testing.assert_allclose(p.mass[:40], np.diff(student.cdf(left, 0.5)), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_student_in_the_plane():
     # The marginal of f^(-p) in the plane is the law in one dimension with p - 1/2.
     grid = Grid([np.linspace(-3, 3, 13), np.concatenate([[-1e7], np.linspace(-5, 5, 5), [1e7]])])
@@ -45,6 +46,7 @@ def test_double_wells():
     np.testing.assert_allclose(q.outside + q.mass[0] + q.mass[-1], 2.0351040495822454e-09, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_tilted_double_well():
     grid = Grid([[-9.0, 0.10103125788101082, 9.0]])
     loss = losses.DoubleWell(0.3, 0.1)
@@ -151,7 +153,7 @@ def test_needs_64_bits():
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 5.0])
-@pytest.mark.slow("0.5")
+@pytest.mark.slow("0.5", "5.0")
 def test_a_curved_valley_is_normalisable(temperature):
     # Rosenbrock: far shells are missed or hit by the valley, and fall by hundreds of digits all the same. In the
     # plane ∫ exp(-f/T) = πT/10 exactly.
@@ -163,6 +165,7 @@ def test_a_curved_valley_is_normalisable(temperature):
 
 
 @pytest.mark.parametrize(("temperature", "law"), [(0.02, gibbs), (0.3, gibbs), (0.05, power_law)])
+@pytest.mark.slow("0.02-gibbs", "0.05-power_law")
 def test_valleys_that_narrow_without_end_are_not_normalisable(temperature, law):
     # The minima uw = 1 are a hyperbola, whose width falls like 1/|x|: as much mass in every doubling of |x|.
     with pytest.raises(ValueError, match="does not fall off along the valley through x = "):

@@ -44,6 +44,7 @@ def studies():
 
 
 @pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.slow("1")
 def test_expectations_and_errors_are_exact_within_standard_errors(studies, order):
     study, rates = studies[order], _rates[order]
     sgd, process = _moments_of_sgd(rates, 2.0), _moments_of_process(rates, 2.0, order)
@@ -86,6 +87,7 @@ def test_svag_climbs_to_the_process(studies):
     assert np.all(ladder.sem[:, -1] < 0.5 * np.abs(ladder.errors[:, -1]))
 
 
+@pytest.mark.slow
 def test_minibatches_against_their_process_are_sampled_apart():
     h = np.array([0.5, 1.5])
     loss = FiniteSum(lambda x, c: 0.5 * c * x @ x, h)
@@ -225,6 +227,7 @@ def test_an_error_that_changes_its_sign_has_no_order(studies):
     assert "E x²: no order can be seen, since the error changes its sign" in study.verdict
 
 
+@pytest.mark.slow
 def test_a_diverged_optimiser_and_unclear_errors_are_said():
     steep = sg.SGD(lambda x: 0.25 * jnp.sum(x**4), _normal, 1.0)
     # The process at the larger rate is as tame as ever, but SGD overshoots: 3 → 3 - 27.

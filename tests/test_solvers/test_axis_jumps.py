@@ -54,6 +54,7 @@ def test_rates_and_laws_by_iterations(monkeypatch):
     assert abs(found.rates[1] - (1 + 1j)) < 0.02
 
 
+@pytest.mark.slow
 def test_real_rates_of_a_reversible_process(monkeypatch):
     # Drift -x and any constant D: n₁ + n₂.
     noise = jnp.asarray(np.sqrt(0.4) * np.linalg.cholesky(np.array([[1.0, 0.6], [0.6, 1.0]])))

@@ -56,6 +56,7 @@ def test_too_long_an_interval_is_divided():
     ids=["line", "plane", "stretched", "space"],
 )
 @pytest.mark.parametrize("start", ["point", "law"])
+@pytest.mark.slow("point-space", "point-stretched", "point-plane")
 def test_errors_are_below_rtol(grid, boundary, start):
     process = gibbs(_well, 0.2) if grid.ndim > 1 else loss_proportional(quadratic, 0.5)
     generator = fokker_planck.assemble(process, grid, boundary)

@@ -40,6 +40,7 @@ def multigrid(monkeypatch):
         monkeypatch.setattr(module, name, none)
 
 
+@pytest.mark.slow
 def test_complex_pairs_are_found(multigrid):
     # n₁ l₁ + n₂ l₂ with l the eigenvalues of the drift, a conjugate pair.
     low = 1.25 + 1j * np.sqrt(2 - 0.25**2)
@@ -94,6 +95,7 @@ def test_modes_that_are_not_found_are_refused(multigrid, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["turning", "fast", "tensor"])
+@pytest.mark.slow("fast", "tensor")
 def test_laws_are_those_of_the_exponential(name):
     rtol = 1e-7
     tensor = _diagonal if name != "tensor" else np.array([[0.3, 0.25], [0.25, 0.5]])

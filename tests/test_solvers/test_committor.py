@@ -32,6 +32,7 @@ _lines = {
 
 
 @pytest.mark.parametrize("name", _lines)
+@pytest.mark.slow("gibbs")
 def test_on_a_line(name):
     # q = ∫_a^x s / ∫_a^b s, and the rate 1 / (Z ∫ 1 / (D ρ)) with 1 / (D ρ) ∝ s.
     process, scale, density, diffusion = _lines[name]

@@ -60,7 +60,7 @@ def test_sra1_is_the_same_under_constant_noise():
 
 
 @pytest.mark.parametrize("solver", [diffrax.EulerHeun(), diffrax.SPaRK(), diffrax.ReversibleHeun()])
-@pytest.mark.slow("solver2")
+@pytest.mark.slow("solver2", "solver1")
 def test_stratonovich_solvers_converge_to_the_solution_in_the_sense_of_ito(solver):
     process, x0, exact = problems.pathwise["four turning"]
     dts = [2.0**-k for k in range(4, 8)]
@@ -94,6 +94,7 @@ def test_an_adaptive_run_is_closer_than_fixed_steps():
     assert adaptive.mean() < 0.02 * fixed.mean()
 
 
+@pytest.mark.slow
 def test_an_adaptive_run_takes_a_stiff_drift_and_reports_an_explosion():
     def ends(sign):
         process = Diffusion(lambda t, x: sign * x**3, lambda t, x: 0.1)
@@ -156,6 +157,7 @@ def test_orders_and_calculus_are_those_of_the_solver():
 
 
 @pytest.mark.parametrize("solver", [diffrax.ItoMilstein(), diffrax.StratonovichMilstein(), diffrax.SlowRK()])
+@pytest.mark.slow("solver0", "solver2")
 def test_solvers_that_need_noise_that_commutes_refuse_other(solver):
     method = sde.Diffrax(solver)
     lossy = Diffusion(lambda t, x: -x, lambda t, x: jnp.sqrt(1 + x @ x))

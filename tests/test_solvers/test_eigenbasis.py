@@ -74,6 +74,7 @@ def test_other_processes_stay_as_they_are(name):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("name", ["matched", "low rank"])
+@pytest.mark.slow("matched-float32", "matched-float64")
 def test_law_of_the_scheme(name, dtype):
     # m' = m + h H (c - m) and C' = (I - hH) C (I - hH) + h G Gᵀ, exactly.
     noise, covariance = _linear[name]
@@ -131,6 +132,7 @@ _functions = {
 
 
 @pytest.mark.parametrize("name", list(_functions))
+@pytest.mark.slow("gradient of a sum", "one number for all")
 def test_elementwise_programs_are_the_function(name):
     fn = _functions[name]
     xs, zs = jnp.asarray(_rng.normal(size=(2, 4, 30)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from solvers import Density, Diffusion, Grid, sde
-from solvers.sde import ensemble
+from solvers.sde import choice, ensemble, loops
 
 _kappa = 0.5
 
@@ -39,6 +39,7 @@ def test_euler_maruyama_has_its_own_variance_on_ou(dtype):
 
 @pytest.mark.parametrize("d", [1, 2, 3])
 @pytest.mark.parametrize("method", [sde.EulerMaruyama(), sde.Milstein()])
+@pytest.mark.slow("method1-3", "method0-2", "method1-2")
 def test_second_moment_of_each_scheme_under_isotropic_noise(d, method):
     # E|x'|² = (1-h)²E|x|² + dκh(1+E|x|²) for Euler-Maruyama; Milstein adds E|½((v·W)W - vh) + Aᵀv|² with v = κx,
     # which is κ²h²E|x|²·d/2: (d+1)/4 from the increments and (d-1)/4 from the Lévy areas.
@@ -80,6 +81,7 @@ def _noises():
 
 
 @pytest.mark.parametrize("kind", list(_noises()))
+@pytest.mark.slow("operator", "matrix")
 def test_one_step_has_the_covariance_of_its_noise(kind):
     noise, dense = _noises()[kind]
     x0, dt = np.array([0.4, -0.3]), 0.2
@@ -150,6 +152,8 @@ _layout_cases = [
 )
 def test_same_bits_in_every_layout(name, method, x64, monkeypatch):
     monkeypatch.setattr(ensemble, "_block_sizes", (64, 1024))
+    # States that are seen often are stepped one at a time, as in long runs.
+    monkeypatch.setattr(choice, "_steps_worth_a_loop", 0)
     with jax.enable_x64(x64), jax.numpy_dtype_promotion("standard"):
         process, d = _processes()[name]
         n = 2577
@@ -251,6 +255,7 @@ def test_histogram_of_a_function():
 
 
 @pytest.mark.parametrize("observable", [sde.Moments(), sde.Histogram(Grid.uniform((-2.0, 2.0, 5), (-2.0, 2.0, 4)))])
+@pytest.mark.slow("observable1")
 def test_observables_merge_associatively(observable):
     blocks = np.random.default_rng(0).normal(size=(3, 50, 2))
     t = jnp.asarray(0.0)
@@ -450,3 +455,14 @@ def test_float32_runs_without_touching_the_configuration(float32):
         out = sde.simulate(_student(), sde.Milstein(), jnp.zeros(2), t1=1.0, dt=0.1, key=0, paths=50)
     assert out.final.dtype == np.float32
     assert np.all(np.isfinite(out.final))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_large_states_are_stepped_path_by_path(n, monkeypatch):
+    rng = np.random.default_rng(0)
+    matrix, x, z = rng.normal(size=(5, 5)), rng.normal(size=(5, n)), rng.normal(size=(3, n))
+    monkeypatch.setattr(loops, "_path_by_path", 4)
+    step = jax.jit(lambda x, z: loops._over_paths(lambda x, z: jnp.tanh(matrix @ x) + z.sum(), x, z))
+    np.testing.assert_allclose(step(x, z), np.tanh(matrix @ x) + z.sum(axis=0), rtol=1e-14)
+    # A loop over paths on a CPU, no axis for them in the product.
+    assert ("while" in step.lower(x, z).as_text()) == (n > 1)

@@ -202,7 +202,7 @@ _radial = {
         ("ou", 3, (12, 24)),
     ],
 )
-@pytest.mark.slow("ou-3-cells3")
+@pytest.mark.slow("ou-3-cells3", "ou-2-cells0")
 def test_radial_processes_in_a_ball_to_second_order(name, d, cells):
     process, scale, speed = _radial[name]
     r = np.linspace(0, 1, 30)

@@ -48,6 +48,7 @@ def _moments(a, shift, g, x, h, linear=None):
 
 
 @pytest.mark.parametrize("name", list(_linear))
+@pytest.mark.slow("two motions", "four motions", "momentum")
 def test_one_step_is_exact_in_law_for_linear_drift_and_constant_noise(name):
     a, g = _linear[name]
     x, shift = np.arange(1.0, len(a) + 1), np.linspace(-1, 1, len(a))

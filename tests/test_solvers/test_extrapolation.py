@@ -98,6 +98,7 @@ def test_paths_do_not_depend_on_how_many_are_computed_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize("need", ["increment", "time", "matrix", "signs"])
+@pytest.mark.slow("matrix", "time")
 def test_joined_increments_have_the_law_of_a_longer_step(need):
     m, h, n = 2, 0.3, 200_000
     z = jax.random.normal(jax.random.key(0), (2, n, numbers_per_step(need, m, h)))

@@ -8,6 +8,7 @@ import scipy.linalg
 from scipy.special import gamma
 
 from solvers import Density, Diffusion, Grid, fokker_planck
+from solvers.fokker_planck import coefficients, process_values
 from solvers.fokker_planck.assembly import assemble_checked
 
 _kinds = ["no-flux", "absorbing", "periodic"]
@@ -455,3 +456,18 @@ def test_a_tilted_ring_is_not_reversible(tilt):
     current = fokker_planck.current(generator, p).faces[0]
     assert np.ptp(current) < 1e-9 * np.max(np.abs(current))
     assert np.all(current > 0)
+
+
+def test_values_found_axis_by_axis_make_the_same_generator(monkeypatch):
+    """As on grids that are so large that drift and noise at all nodes would fill the memory."""
+    process = loss_proportional(lambda x: 0.5 * (1 + x[0] ** 2 + 2 * x[1] ** 2 + 0.5 * x[0] * x[1]), 0.4)
+    grid = Grid.uniform((-3.0, 2.0, 14), (-2.0, 2.5, 9))
+    whole = fokker_planck.assemble(process, grid)
+    monkeypatch.setattr(coefficients, "_points_at_once", 0)
+    monkeypatch.setattr(process_values, "_points_per_call", 100)
+    parts = fokker_planck.assemble(process, grid)
+    np.testing.assert_allclose(parts.matrix.toarray(), whole.matrix.toarray(), rtol=1e-13)
+    for name in ("up", "down", "log_ratios"):
+        for a, b in zip(getattr(parts, name), getattr(whole, name), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(parts.log_weights, whole.log_weights, rtol=1e-12)

@@ -65,6 +65,23 @@ def test_the_contour_rule_converges_on_the_negative_axis(nodes):
     ],
     ids=["line", "exits", "circle", "circling"],
 )
+@pytest.mark.slow(
+    "circling-30.0-1e-10",
+    "circle-30.0-1e-10",
+    "circling-0.001-0.01",
+    "circling-30.0-1e-06",
+    "circling-10.0-1e-10",
+    "circle-30.0-1e-06",
+    "circling-10.0-1e-06",
+    "line-0.001-0.01",
+    "exits-0.001-0.01",
+    "circling-4.0-1e-10",
+    "circling-30.0-0.01",
+    "circle-0.001-0.01",
+    "circling-10.0-0.01",
+    "circling-4.0-1e-06",
+    "circling-4.0-0.01",
+)
 def test_the_exponential_is_within_rtol(process, grid, kind, t, rtol):
     generator = fokker_planck.assemble(process, grid, kind)
     p0 = Density.point(grid, [2.1] * grid.ndim)
@@ -90,6 +107,7 @@ def test_the_closed_form_has_its_published_values(n, x, exact):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.slow("1", "2")
 def test_student_transition_density(n):
     # From one cell, whose width blurs the start by O(h²); the grid has its centre within it.
     errors = []
@@ -234,6 +252,12 @@ def _ou(temperature):
     ],
 )
 @pytest.mark.parametrize("rtol", [1e-6, 1e-10])
+@pytest.mark.slow(
+    "1e-06-process1-grid1-3.0-times1",
+    "1e-06-process0-grid0-9.0-times0",
+    "1e-06-process2-grid2-1000.0-times2",
+    "1e-10-process1-grid1-3.0-times1",
+)
 def test_far_starts_keep_rtol(process, grid, start, times, rtol):
     # 1/π is up to 1e80 there: an approximation that is accurate in L²(1/π) may be nonsense.
     generator = fokker_planck.assemble(process, grid)

@@ -91,6 +91,7 @@ def test_student_modes_are_polynomials():
         ),
     ],
 )
+@pytest.mark.slow("process0-exact0", "process2-exact2", "process4-exact4")
 def test_double_well_rates(process, exact):
     # At κ = 1/4 the wells are narrow, and the tails, x^-20, are far below rounding at 30.
     reach = 30.0 if exact[0] == 0.000149543887885172617 else 1e3

@@ -105,7 +105,7 @@ def _paths(d, dtype, scale=0.7):
 
 
 @pytest.mark.parametrize("name", list(_cases))
-@pytest.mark.slow("four dimensions", "time", "clipped", "log cosh tanh")
+@pytest.mark.slow("four dimensions", "time", "clipped", "log cosh tanh", "ring", "polynomial", "milstein", "huber")
 def test_a_kernel_takes_the_steps_of_the_engine(name):
     process, method, d, dtype = _cases[name]
     problem, (path, x) = _problem(process, method, d, dtype), _paths(d, dtype)
@@ -123,6 +123,7 @@ def test_a_kernel_takes_the_steps_of_the_engine(name):
 
 
 @pytest.mark.parametrize("stride", [1, 8])
+@pytest.mark.slow("1")
 def test_what_is_not_finite_stays_as_in_the_engine(stride):
     problem = dataclasses.replace(_problem(_exploding, EulerMaruyama(), 2, jnp.float32, dt=0.3), stride=stride)
     path, x = _paths(2, jnp.float32, scale=1.5)
@@ -159,6 +160,7 @@ _lowered = {
 
 
 @pytest.mark.parametrize("name", list(_lowered))
+@pytest.mark.slow("polynomial", "clipped", "network, double", "library, double", "four dimensions", "scales")
 def test_what_is_supported_lowers(gpu, name):
     process, method, d, dtype = _lowered[name]
     problem = _problem(process, method, d, dtype)
@@ -187,6 +189,7 @@ _refused = {
 
 
 @pytest.mark.parametrize("name", list(_refused))
+@pytest.mark.slow("constants", "erf")
 def test_what_does_not_fit_is_said_before_it_is_compiled(gpu, name):
     d, loss, reason = _refused[name]
     process = _sgd(loss)
@@ -246,6 +249,7 @@ def test_a_run_in_kernels_is_the_run(gpu, kernels, monkeypatch, name):
     assert np.allclose(inside["p"].mass, outside["p"].mass, atol=0.01)
 
 
+@pytest.mark.slow
 def test_linear_processes_keep_their_eigenvectors_in_kernels(gpu, kernels, monkeypatch):
     q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))
     process = Diffusion(lambda t, x: -jnp.asarray(q * np.arange(1.0, 7.0) @ q.T, x.dtype) @ x, lambda t, x: 0.3)

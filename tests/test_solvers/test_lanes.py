@@ -34,7 +34,7 @@ _losses = {
 
 
 @pytest.mark.parametrize("name", list(_losses))
-@pytest.mark.slow("outer", "slices", "logsumexp")
+@pytest.mark.slow("outer", "slices", "logsumexp", "stacked", "padded", "norm")
 def test_lanes_are_the_function(name):
     loss = _losses[name]
 

@@ -29,6 +29,7 @@ def _area_12(kind, m=2):
 
 
 @pytest.mark.parametrize("kind", ["matrix", "direction"])
+@pytest.mark.slow("matrix")
 def test_levy_area_has_the_hyperbolic_secant_law(kind):
     # P(A ≤ a) = (2/π) arctan exp(πa/h): Lévy 1951.
     _, a = _area_12(kind)
@@ -51,6 +52,7 @@ def test_levy_area_given_the_increment(kind):
 
 
 @pytest.mark.parametrize("m", [2, 3])
+@pytest.mark.slow("3")
 def test_directional_area_has_the_joint_law_of_the_fine_path(m):
     # Along an oblique direction: moments of (Aᵀv, W) against the matrix sampler, which another test pins to Lévy's law.
     v = jnp.asarray([0.6, -0.8, 0.5][:m])

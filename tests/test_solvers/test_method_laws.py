@@ -88,6 +88,11 @@ def _invariant_moment(method, process, dt):
 @pytest.mark.parametrize("noise", ["normal", "three-point"])
 @pytest.mark.parametrize(("method", "order"), [(sde.LeimkuhlerMatthews, 2), (sde.EulerMaruyama, 1)])
 @pytest.mark.parametrize("name", ["double well", "quartic"])
+@pytest.mark.slow(
+    "double well-LeimkuhlerMatthews-2-normal",
+    "double well-LeimkuhlerMatthews-2-three-point",
+    "double well-EulerMaruyama-1-normal",
+)
 def test_order_of_the_invariant_law(name, method, order, noise):
     # dX = -V' dt + dB has the invariant law exp(-2V).
     force, potential = {
@@ -172,7 +177,7 @@ def test_stratonovich_drift_under_loss_proportional_noise():
 
 
 @pytest.mark.parametrize("name", ["geometric", "tanh", "four turning"])
-@pytest.mark.slow("four turning")
+@pytest.mark.slow("four turning", "tanh")
 def test_heun_has_strong_order_one_for_noise_that_commutes(name):
     process, x0, exact = problems.pathwise[name]
     dts = [2.0**-k for k in range(4, 8)]
@@ -183,6 +188,7 @@ def test_heun_has_strong_order_one_for_noise_that_commutes(name):
 # SRA1
 
 
+@pytest.mark.slow
 def test_sra1_integrates_a_brownian_motion_exactly():
     # dX_1 = X_2 dt, dX_2 = dB: every step size ends at the same point, and E X_1² = T³/3, E X_1 X_2 = T²/2.
     process = Diffusion(lambda t, x: jnp.stack([x[1], jnp.zeros_like(t)]), lambda t, x: jnp.asarray([[0.0], [1.0]]))
@@ -218,6 +224,7 @@ def test_implicit_euler_is_one_linear_solve_for_a_linear_drift():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("dt", [0.01, 1.0, 100.0])
+@pytest.mark.slow("0.01-float32", "100.0-float32", "1.0-float64")
 def test_implicit_euler_solves_its_equation_to_rounding(dt, dtype):
     # A quartic loss, from far away: x' + dt x'^3 = x has one solution.
     process = Diffusion(lambda t, x: -(x**3), lambda t, x: 0.0)
@@ -234,6 +241,7 @@ def test_implicit_euler_solves_its_equation_to_rounding(dt, dtype):
     np.testing.assert_allclose(new[:, 0], exact, rtol=8 * jnp.finfo(dtype).eps)
 
 
+@pytest.mark.slow
 def test_implicit_euler_has_its_own_variance_where_euler_maruyama_explodes():
     # x' = (x + s dW)/(1 + λ dt) has the variance s² dt/((1 + λ dt)² - 1); dt λ = 100 and 0.1 here.
     rates, s, dt = jnp.asarray([1000.0, 1.0]), 0.7, 0.1

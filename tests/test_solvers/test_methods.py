@@ -108,6 +108,15 @@ def _measure(study, case, problem, options):
 
 
 @pytest.mark.parametrize("case", [c for c in cases if c.strong], ids=_name)
+@pytest.mark.slow(
+    "Diffrax-ShARK",
+    "Diffrax-ItoMilstein",
+    "Diffrax-EulerHeun",
+    "Diffrax-Euler",
+    "ExponentialEuler",
+    "PSKROCK",
+    "Lamperti",
+)
 def test_strong_order(case):
     study = _measure(sde.strong_order, case, *case.strong)
     assert abs(study.order - case.method.strong_order) < 0.15, str(study)
@@ -116,8 +125,17 @@ def test_strong_order(case):
 
 @pytest.mark.parametrize("case", [c for c in cases if c.weak], ids=_name)
 @pytest.mark.slow(
-    *("Lamperti", "DriftImplicitEuler", "LeimkuhlerMatthews-three-point", "PSKROCK", "Milstein", "ExponentialEuler"),
+    "Lamperti",
+    "DriftImplicitEuler",
+    "LeimkuhlerMatthews-three-point",
+    "PSKROCK",
+    "Milstein",
+    "ExponentialEuler",
     "StratonovichHeun",
+    "SRA1",
+    "EulerMaruyama-three-point",
+    "LeimkuhlerMatthews",
+    "WeakRK2",
 )
 def test_weak_order(case):
     study = _measure(sde.weak_order, case, *case.weak)
@@ -136,6 +154,7 @@ _ou = Diffusion(lambda t, x: -x, lambda t, x: 1.0)
 
 
 @pytest.mark.parametrize("case", cases, ids=_name)
+@pytest.mark.slow("ExponentialEuler", "Diffrax-ItoMilstein", "DriftImplicitEuler", "Diffrax-ShARK", "Milstein")
 def test_a_step_keeps_the_dtype_and_is_the_same_compiled_for_many_paths(case):
     method, d, n, dtype = case.method, case.dimension, 7, jnp.float32
     x = jnp.asarray(np.random.default_rng(0).normal(size=(n, d)), dtype)
@@ -187,6 +206,7 @@ def test_unknown_noise_is_refused(method, unchecked):
 
 
 @pytest.mark.parametrize("name", list(problems.pathwise))
+@pytest.mark.slow("two turning", "four turning", "geometric")
 def test_solutions_obey_itos_formula(name):
     # X = u(t, W) solves dX = b dt + G dB if ∂_t u + ½ Σ ∂²u/∂w_j² = b(t, u) and ∂u/∂w = G(t, u).
     process, x0, exact = problems.pathwise[name]
@@ -215,6 +235,7 @@ def test_moments_of_the_levy_area():
 
 
 @pytest.mark.parametrize("method", [sde.EulerMaruyama(), sde.StratonovichHeun()])
+@pytest.mark.slow("method1")
 def test_methods_without_levy_areas_have_a_known_error_in_them(method):
     # Both leave out 2A in each step, of variance dt²: E X_3² = T² - T dt.
     t1, dt = 2.0, 0.5
@@ -224,6 +245,7 @@ def test_methods_without_levy_areas_have_a_known_error_in_them(method):
 
 
 @pytest.mark.parametrize("method", [sde.EulerMaruyama(), sde.Milstein(), sde.StratonovichHeun()])
+@pytest.mark.slow("method1", "method0")
 def test_rotated_increments_give_a_brownian_motion(method):
     # The law is N(x0, T I) whatever the rotation. Methods that read the noise in another sense would drift.
     x0, t1 = jnp.asarray([0.3, -0.2]), 1.0

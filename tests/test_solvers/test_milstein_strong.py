@@ -47,7 +47,7 @@ class _WithoutAreas(sde.AbstractMethod):
 
 # At t1 = 1 and in 20 dimensions, the errors of order 1 would still hide those of order 1/2.
 @pytest.mark.parametrize(("d", "paths"), [(2, 800), (5, 400), (20, 64)])
-@pytest.mark.slow("5-400")
+@pytest.mark.slow("5-400", "20-64")
 def test_strong_orders_on_the_same_paths(d, paths):
     orders = {}
     for method in (sde.Milstein(), sde.EulerMaruyama(), _WithoutAreas()):
@@ -133,6 +133,7 @@ def test_the_error_of_a_sampled_area_is_that_of_the_cut_series():
     assert abs(slope + 3) < 0.15
 
 
+@pytest.mark.slow
 def test_the_error_of_the_area_that_simulate_samples_is_of_order_three_halves():
     dts = 10.0 ** -np.arange(1, 9)
     squares = _squares([(dt, _terms(5, dt)) for dt in dts], 4000)

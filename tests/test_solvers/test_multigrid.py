@@ -49,6 +49,7 @@ _boxes = {
 
 
 @pytest.mark.parametrize("name", _boxes)
+@pytest.mark.slow("line", "torus", "circle")
 def test_jumps_are_those_of_the_generator(name):
     process, grid, kinds = _boxes[name]
     generator, jumps = jumps_of(process, grid, kinds, 0.3)
@@ -142,6 +143,16 @@ _table = {
 
 @pytest.mark.parametrize("cells", [64, 128])
 @pytest.mark.parametrize("name", _table)
+@pytest.mark.slow(
+    "space-128",
+    "double well-128",
+    "ring-128",
+    "oblique valley-128",
+    "power law-128",
+    "heavy power law-128",
+    "cold double well-128",
+    "Rosenbrock-128",
+)
 def test_sixteen_steps_are_enough_at_any_shift(name, cells):
     process, grid = _table[name][0], _table[name][1](cells)
     generator, jumps = jumps_of(process, grid, "no-flux")
@@ -187,7 +198,7 @@ def test_the_slowest_modes_of_a_square():
 
 
 @pytest.mark.parametrize("name", ["ring", "double well", "power law", "space"])
-@pytest.mark.slow("space", "power law")
+@pytest.mark.slow("space", "power law", "double well")
 def test_spectra_agree_with_elimination(name, monkeypatch):
     process, grid = _table[name][0], _table[name][1](56)
     generator = assemble_checked(process, grid, ("no-flux",) * grid.ndim)
@@ -339,7 +350,7 @@ _currents = {
 
 
 @pytest.mark.parametrize("name", _currents)
-@pytest.mark.slow("fast", "wells")
+@pytest.mark.slow("fast", "wells", "turning")
 def test_laws_with_a_current_agree_with_elimination_down_to_their_tails(name, monkeypatch):
     process, grid = _currents[name]
     generator = assemble_checked(process, grid, ("no-flux",) * grid.ndim)

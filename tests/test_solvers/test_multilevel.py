@@ -48,6 +48,7 @@ def test_root_mean_square_error_is_the_tolerance(method):
     assert np.std(errors) < tolerance / np.sqrt(2) * 1.4
 
 
+@pytest.mark.slow
 def test_estimates_scatter_about_the_mean_of_the_finest_level_as_their_error_bars_say():
     scores = []
     for key in range(40):
@@ -138,6 +139,7 @@ def test_cost_grows_as_the_square_of_the_accuracy():
     assert -2.2 < slope < -1.75, costs
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_how_many_are_computed_at_a_time(monkeypatch):
     whole = _run(sde.Milstein(), _call, 0.2, 3)
     monkeypatch.setattr(coupling, "_block_numbers", 192)

@@ -32,6 +32,7 @@ _exact = {"scalar": _geometric(1), "diagonal": _geometric(2), "matrix": _commuti
 
 @pytest.mark.parametrize("noise", list(_exact))
 @pytest.mark.parametrize("method", [sde.EulerMaruyama(), sde.Milstein()])
+@pytest.mark.slow("method1-matrix", "method1-diagonal", "method0-diagonal")
 def test_strong_order_against_exact_solutions(method, noise):
     process, exact = _exact[noise]
     study = sde.strong_order(process, method, jnp.array([1.0, 1.2]), dts=_dts, key=1, paths=4000, exact=exact)
@@ -52,6 +53,7 @@ def test_strong_order_under_isotropic_loss_proportional_noise(method, d):
     assert study.interval[1] - study.interval[0] < 0.15
 
 
+@pytest.mark.slow
 def test_strong_order_under_general_noise_that_does_not_commute():
     process = Diffusion(
         lambda t, x: -x, lambda t, x: jnp.array([[1.0, 0.0], [0.0, 1.0]]) * (1 + 0.5 * x[::-1])[:, None]

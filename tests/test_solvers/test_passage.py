@@ -133,6 +133,7 @@ def test_references_agree_with_tabulated_mean_exit_times():
 
 
 @pytest.mark.parametrize("name", list(_cases))
+@pytest.mark.slow("loss-proportional", "loss-proportional double well")
 def test_the_bridge_makes_the_bias_one_of_order_dt(name):
     """Of the schemes, that is; that the code is them is tested below."""
     case = _cases[name]
@@ -261,6 +262,7 @@ def test_exit_points_from_the_centre_of_a_disc_are_uniform_on_the_circle():
         assert stats.kstest(angle, "uniform").pvalue > 0.001
 
 
+@pytest.mark.slow
 def test_exit_points_under_correlated_noise():
     # A Brownian motion with x₁ = c x₀ + an independent one leaves the strip |x₀| < 1 with E[x₁ x₀] = c: from inside it
     # crosses along the noise, not at right angles.
@@ -339,6 +341,7 @@ def test_all_that_is_looked_at_agrees_with_the_saved_paths():
     assert np.allclose(out["T"].points, 1.2)
 
 
+@pytest.mark.slow
 def test_a_step_crosses_by_the_noise_at_its_start():
     # That is the noise of the step; here it grows fast towards the boundary.
     x0, dt, n = 0.8, 0.04, 100_000
@@ -433,7 +436,7 @@ def test_watching_from_inside_the_loop_changes_nothing(name, monkeypatch):
         plain = sde.simulate(process, method, x0, **run, observe=observe)
         assert "watched" not in plain.engine
         assert 0.1 < plain["T"].fraction < 0.95
-        monkeypatch.setattr(choice, "_steps_worth_a_guard", 0)
+        monkeypatch.setattr(choice, "_steps_worth_a_loop", 0)
         layouts = [
             {},
             {"segment": 7, "chunk": 2048},
@@ -450,7 +453,7 @@ def test_watching_from_inside_the_loop_changes_nothing(name, monkeypatch):
 
 @pytest.mark.slow
 def test_what_is_not_watched_from_inside_the_loop(monkeypatch):
-    monkeypatch.setattr(choice, "_steps_worth_a_guard", 0)
+    monkeypatch.setattr(choice, "_steps_worth_a_loop", 0)
     one, x0 = sde.FirstPassage(lambda x: 1.2 - x @ x), np.full((50, 1), 0.1)
     run = {"t1": 0.4, "dt": 0.02, "key": 5}
     for method, start, observe in (
@@ -557,6 +560,7 @@ def test_where_the_level_function_has_no_gradient_steps_are_counted():
     assert "went unseen" in str(out)
 
 
+@pytest.mark.slow
 def test_without_noise_the_crossing_is_that_of_the_straight_line():
     process = Diffusion(lambda t, x: jnp.ones_like(x), lambda t, x: 0.0)
     out = _run(process, sde.FirstPassage(lambda x: 2 * (0.375 - x[0])), jnp.zeros(1), t1=1.0, dt=0.25, key=0, paths=1)
@@ -575,6 +579,7 @@ def test_uniform_numbers():
     assert np.allclose(single, u, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_continued_run_does_not_reuse_its_random_numbers():
     # Paths that got so far without leaving had large ones.
     process, observe = _process(*_cases["brownian"][:2]), sde.FirstPassage(lambda x: 1 - jnp.abs(x[0]))

@@ -18,6 +18,7 @@ def ball(radius):
 
 
 @pytest.mark.parametrize("drift", [0.0, 2.0])
+@pytest.mark.slow("0.0")
 def test_brownian_motion_on_an_interval(drift):
     # On (-1, 1): rate D (π/2)² + b²/(4D), density ∝ e^(bx/2D) cos(πx/2).
     d, errors = 0.7, []
@@ -46,6 +47,7 @@ def test_brownian_motion_on_an_interval(drift):
         (gibbs(double_well(), 0.001), 1.19975e-109, 1e-5),
     ],
 )
+@pytest.mark.slow("process0-0.18717041808709853-1e-10", "process3-3.2159634056e-28-1e-11")
 def test_half_a_double_well_is_left_at_the_rate_of_the_gap(process, gap, rel):
     # The first mode is odd: killed at 0 it is the slowest of each half.
     grid = Grid.uniform((-6.0, 6.0, 603)) if gap > 1e-6 else Grid.uniform((-2.0, 2.0, 401))
@@ -78,6 +80,7 @@ def test_brownian_motion_in_a_ball(d, cells):
     assert np.log2(errors[0] / errors[-1]) / np.log2(cells[-1] / cells[0]) > 1.5
 
 
+@pytest.mark.slow
 def test_the_mean_exit_time_of_the_law_is_one_over_the_rate():
     # For any process: here one that turns, in a set that a rotation does not keep.
     process = Diffusion(lambda t, x: turning(x), lambda t, x: jnp.array([0.6, 0.9]))

@@ -131,6 +131,7 @@ def test_rates_of_the_continuum_are_reported():
 
 
 @pytest.mark.parametrize(("d", "kappa"), [(2, 0.5), (3, 0.25), (10, 0.1)])
+@pytest.mark.slow("3-0.25", "10-0.1")
 def test_tails_of_student_laws(d, kappa):
     # P(|x| > R) = I_(1/(1+R²))(p - d/2, d/2), p = 1 + 1/κ.
     index = 2 + 2 / kappa - d
@@ -143,6 +144,7 @@ def test_tails_of_student_laws(d, kappa):
 
 
 @pytest.mark.parametrize(("d", "exact"), [(2, 1.011047945844), (3, 1.072501131904)])
+@pytest.mark.slow("2-1.011047945844")
 def test_radial_wells(d, exact):
     # f = .1 + (r² - 1)²/4, κ = 1/2: E r², whose error is that of `expect`.
     process = loss_proportional(lambda x: 0.1 + (x @ x - 1) ** 2 / 4, 0.5)
@@ -186,7 +188,7 @@ def test_diffusion_may_differ_along_and_across():
 
 
 @pytest.mark.parametrize("d", [2, 3, 10, 1000])
-@pytest.mark.slow("1000")
+@pytest.mark.slow("1000", "10", "2")
 def test_brownian_motion_in_a_ball(d):
     # (R² - r²) / (2 d D).
     grid = Grid.half_line(10.0, 100, 1.0)

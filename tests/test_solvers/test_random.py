@@ -41,6 +41,7 @@ def test_philox_known_answers(counter, key, output, x64):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.slow("float32")
 def test_normals_have_the_normal_law(dtype):
     n = 1 << 17
     z = np.asarray(normals(key_words(3), jnp.arange(n, dtype=jnp.uint32), jnp.uint32(5), 4, dtype), dtype=np.float64)
@@ -104,6 +105,7 @@ def test_the_generator_in_lanes_is_the_generator(shared):
 
 @pytest.mark.parametrize("x64", [True, False])
 @pytest.mark.parametrize(("law", "dtype"), [("normal", "float32"), ("three-point", "float32"), ("normal", "float64")])
+@pytest.mark.slow("normal-float32-False", "normal-float32-True", "normal-float64-True")
 def test_packed_numbers_are_those_of_each_step(law, dtype, x64):
     if dtype == "float64" and not x64:
         pytest.skip("float64 needs x64")

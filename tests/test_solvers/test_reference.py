@@ -53,6 +53,7 @@ def test_a_gaussian_law_is_exact_up_to_the_box():
     assert flow.entropy_production == pytest.approx(production, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_correlated_law_is_exact_too():
     process, covariance = linear(np.diag([1.0, 3.0]), [[1.0, 0.95], [0.95, 1.0]])
     grid = sigmas(covariance, 6, 32)
@@ -78,6 +79,7 @@ def test_a_law_with_varying_noise_is_exact_to_the_quadrature(kind):
     assert distance(q, exact) > 300 * distance(p, exact)
 
 
+@pytest.mark.slow
 def test_a_double_well_that_circles():
     # ρ = exp(-V/T) with a current around the wells: the moments are those of exp(-V/T).
     def well(x):
@@ -114,6 +116,7 @@ def test_three_dimensions_and_a_circle():
 
 
 @pytest.mark.parametrize("times", [0.4, 2.5])
+@pytest.mark.slow("2.5")
 def test_a_bad_reference_is_not_used(times):
     grid = sigmas(_covariance, 5, 24)
     generator, p = law(_turning, grid, log_gaussian(_covariance, times))

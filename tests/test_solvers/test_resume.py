@@ -52,6 +52,7 @@ class _Stop(Exception):
 
 
 @pytest.mark.parametrize("case", ["isotropic", "matrix"])
+@pytest.mark.slow("matrix")
 def test_interruptions_at_random_points_do_not_change_the_result(case, small_blocks, monkeypatch, tmp_path):
     matrix = jnp.asarray([[0.3, 0.1], [0.0, 0.2], [0.1, 0.1]])
     process, method, d = {
@@ -203,18 +204,18 @@ def _worker(directory, t1, *distributed):
 
 
 def _outcome(worker):
-    out, _ = worker.communicate(timeout=120)
+    out, _ = worker.communicate(timeout=600)
     assert worker.returncode == 0
     return json.loads(out.splitlines()[-1])
 
 
 def _kill_when_it_has_saved(worker, directory, number):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(Path(directory).glob("parts/*/*.ckpt")) and worker.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.1)
     worker.send_signal(number)
-    worker.communicate(timeout=120)
+    worker.communicate(timeout=600)
     return worker.returncode
 
 

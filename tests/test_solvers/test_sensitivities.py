@@ -82,6 +82,7 @@ def test_variance_of_gibbs():
     np.testing.assert_allclose([value, by_t, by_h], [0.4, 0.8, -0.32], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_variance_of_student():
     # D = T(1 + κ x²) has E x² = T / (h - κT); the tails need a stretched grid. Fourth order: 2e-6 on 640 cells.
     grid = Grid.stretched((1e4, 640, 1.0))
@@ -97,6 +98,7 @@ def test_sweep_is_a_loop():
     np.testing.assert_allclose(jax.jit(jax.vmap(f))(ts), [f(t) for t in ts], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_loss_that_closes_over_a_tracer():
     def f(a):
         loss = lambda x: 0.5 * a * x @ x  # noqa: E731
@@ -112,6 +114,7 @@ def test_loss_that_closes_over_a_tracer():
 
 
 @pytest.mark.parametrize(("process", "mode"), [(turning, jax.jacrev), (independent, jax.jacfwd)])
+@pytest.mark.slow("turning-jacrev")
 def test_law_and_gap_in_the_plane(process, mode):
     def f(a):
         generator = fokker_planck.assemble(process(a), _plane)
@@ -128,6 +131,7 @@ def test_gap_of_ornstein_uhlenbeck():
     np.testing.assert_allclose(slopes, [1, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tiny_gap():
     # Of 1e-24: the derivative of its logarithm is that of the barrier, -1 / 4D, and of prefactors.
     grid = Grid.uniform((-2, 2, 160))
@@ -135,6 +139,7 @@ def test_tiny_gap():
     agrees(lambda a: jnp.log(gap(process(a), grid)), 1.1)
 
 
+@pytest.mark.slow
 def test_mean_exit_time_by_quadrature():
     # T(x) = ∫_x^c e^(f/T) ∫_-∞^y e^(-f/T) dz dy / T, f = a (x² - 1)² / 4, between a wall at -2 and c.
     temperature, c, x0 = 0.2, 0.13, -0.9
@@ -154,6 +159,7 @@ def test_mean_exit_time_by_quadrature():
     np.testing.assert_allclose(slope, difference(f, 0.9), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rare_exit():
     # Of e^100; noise that varies.
     def f(a):
@@ -164,6 +170,7 @@ def test_rare_exit():
     agrees(f, 0.9)
 
 
+@pytest.mark.slow
 def test_exit_in_the_plane():
     def f(a):
         tau = fokker_planck.exit_time(turning(a), _plane, inside=lambda x: x @ x < 1.3)

@@ -52,6 +52,16 @@ def test_the_approximation_of_the_exponential_has_order_four_and_damps():
     ids=["plane", "stretched", "space"],
 )
 @pytest.mark.parametrize("start", ["point", "law"])
+@pytest.mark.slow(
+    "point-space-1.0-1e-08",
+    "point-plane-1.0-1e-08",
+    "point-stretched-1.0-1e-08",
+    "law-space-1.0-1e-08",
+    "law-space-40.0-0.0001",
+    "point-stretched-40.0-0.0001",
+    "point-space-0.001-1e-09",
+    "point-plane-40.0-0.0001",
+)
 def test_errors_are_below_rtol(grid, boundary, t, rtol, start):
     process = _well(grid.ndim, 0.2)
     generator = _generator(process, grid, boundary)
@@ -82,6 +92,7 @@ def test_a_gaussian_in_space_spreads_as_it_should():
         assert np.average(grid.centres[k], weights=p.marginal(k).mass) == pytest.approx(mean, abs=3e-3)
 
 
+@pytest.mark.slow
 def test_long_horizons_cost_what_their_smoothness_costs():
     """The steps grow, and where there would be many, a step of any length takes over."""
     generator = fokker_planck.assemble(_well(2, 0.2), Grid.uniform((-2.5, 2.5, 48), (-2.0, 2.0, 48)))

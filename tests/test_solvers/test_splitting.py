@@ -110,6 +110,7 @@ def test_the_relation_of_hill_is_exact_for_the_scheme():
 
 
 @pytest.mark.parametrize("paths", [8, 200])
+@pytest.mark.slow("8")
 def test_estimates_are_those_of_the_scheme_and_unbiased_for_few_paths(paths):
     p, loop, time = _of_scheme(0.08, 0.05, -1.0, -0.8)
     out = _run(_well(0.08), 0.05, -1.0, -0.8, paths=paths, repeats=6000 // paths + 8)
@@ -144,6 +145,7 @@ def test_an_exit_in_a_million_relaxation_times():
 
 
 @pytest.mark.parametrize("inner", [sde.EulerMaruyama(), sde.LeimkuhlerMatthews()])
+@pytest.mark.slow("inner1")
 def test_a_rare_exit_under_loss_proportional_noise_in_physical_time(inner):
     exact = _exact_proportional(0.15, 0.05)
     assert exact == pytest.approx(1_621_354, rel=1e-4)
@@ -154,6 +156,7 @@ def test_a_rare_exit_under_loss_proportional_noise_in_physical_time(inner):
     _agrees(out.time, out.time_sem, exact, allowed=0.06 * exact)
 
 
+@pytest.mark.slow
 def test_two_dimensions_and_other_levels():
     # The second coordinate is independent of the first; a function of the level is as good a level.
     def drift(t, x):
@@ -177,6 +180,7 @@ def test_two_dimensions_and_other_levels():
     _agrees(out.time, out.time_sem, time)
 
 
+@pytest.mark.slow
 def test_methods_that_look_at_another_variable_than_they_step():
     out = _run(_well(0.05), 0.04, -1.0, -0.8, method=sde.LeimkuhlerMatthews(), paths=500)
     exact = _exact_additive(0.05)

@@ -18,6 +18,7 @@ _power, _gibbs = lambda x: quadratic(x) ** -3.0, lambda x: jnp.exp(-2 * quadrati
     [(loss_proportional(quadratic, 0.5), _power, _gibbs), (gibbs(quadratic, 0.5), _gibbs, _power)],
     ids=["power law", "Gibbs"],
 )
+@pytest.mark.slow("power law")
 def test_the_right_law_passes_and_the_other_does_not(process, right, wrong):
     certificate = fokker_planck.stein(process, Density.from_function(_grid, right))
     assert certificate.holds
@@ -39,6 +40,7 @@ def test_a_law_that_was_computed_passes_for_its_process_alone():
 
 
 @pytest.mark.parametrize(("scale", "holds"), [(1.0, True), (1.05, False)])
+@pytest.mark.slow("1.05-False")
 def test_samples_are_judged_by_their_standard_errors(scale, holds):
     # Student: t with 5 degrees of freedom over √5. Some lie outside the grid.
     xs = scale * np.random.default_rng(1).standard_t(5, 100_000) / np.sqrt(5)
@@ -51,6 +53,7 @@ def _gaussian(grid, precision):
     return Density.from_function(grid, lambda x: jnp.exp(-0.5 * x @ precision @ x))
 
 
+@pytest.mark.slow
 def test_a_law_without_detailed_balance():
     matrix, diffusion = np.array([[1.0, -0.8], [0.8, 1.5]]), np.array([[1.0, 0.5], [0.5, 1.0]])
     a, g = jnp.asarray(matrix), jnp.asarray(np.linalg.cholesky(2 * diffusion))

@@ -129,6 +129,7 @@ def test_current_of_correlated_noise():
 
 
 @pytest.mark.parametrize("kind", ["uniform", "stretched"])
+@pytest.mark.slow("uniform")
 def test_a_manufactured_law_with_a_varying_tensor(kind):
     process = with_law(log_law_2d, noise_2d, stream_2d)
     errors = []
@@ -151,6 +152,7 @@ def test_a_manufactured_law_with_a_varying_tensor(kind):
     assert errors[-1][1] < q.error.sum()
 
 
+@pytest.mark.slow
 def test_a_reversible_law_with_a_varying_tensor_is_exact():
     process = with_law(log_law_2d, noise_2d, lambda x: jnp.zeros((2, 2)))
     for grid in (Grid.uniform((-4.0, 4.0, 20), (-4.5, 4.5, 24)), Grid.stretched((6.0, 30, 2.0), (7.0, 32, 3.0))):
@@ -181,6 +183,7 @@ def test_strong_anisotropy_at_an_angle():
     assert orders(errors)[-1] > 1.4
 
 
+@pytest.mark.slow
 def test_noise_proportional_to_loss_and_hessian():
     # D = κ f H, b = -∇f with f = c + xᵀHx/2: E[x xᵀ] = p I with p = κ c / (1 - κ tr H / 2).
     hessian, kappa, c = np.array([[1.0, 0.6], [0.6, 1.5]]), 0.1, 0.5
@@ -221,6 +224,7 @@ def test_a_full_tensor_in_space():
     np.testing.assert_allclose(second_moments(q), grouped, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_manufactured_law_in_space():
     def g(x):
         return jnp.array(
@@ -262,6 +266,7 @@ def test_three_axes_with_diagonal_noise():
 
 
 @pytest.mark.parametrize("kind", _kinds)
+@pytest.mark.slow("absorbing", "no-flux")
 def test_for_constant_diagonal_noise_both_ways_are_one(kind):
     process = Diffusion(lambda t, x: jnp.sin(x[::-1]) - x, lambda t, x: jnp.array([1.0, 0.6]))
     grid = Grid.stretched((2.0, 9, 1.0), (3.0, 8, 2.0))
@@ -354,6 +359,7 @@ def still(diffusion):
     return Diffusion(lambda t, x: jnp.zeros_like(x), lambda t, x: g)
 
 
+@pytest.mark.slow
 def test_waves_on_a_torus_decay_at_the_rate_of_the_tensor():
     # e^(ik·x) decays at k·D k; the smallest of (1, 0), (0, 1) and (1, -1) here is 1.2 - 1.04 = 0.16 + ... from (1, -1).
     d = np.array([[0.6, 0.52], [0.52, 0.6]])
@@ -370,6 +376,7 @@ def test_waves_on_a_torus_decay_at_the_rate_of_the_tensor():
 
 
 @pytest.mark.parametrize(("kind", "least"), [("absorbing", 1.8), ("no-flux", 0.9)])
+@pytest.mark.slow("absorbing-1.8")
 def test_decay_between_walls(kind, least):
     # Uniform along the other axis: with absorbing walls at 0 and 1 the rate is D_00 π², and so it is with no-flux.
     d = np.array([[1.0, 0.9], [0.9, 1.2]])
@@ -388,6 +395,7 @@ def test_decay_between_walls(kind, least):
 # --- degenerate noise -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_noise_in_the_velocity_alone():
     # dy = x dt, dx = -(y + x) dt + sqrt(2) dB: independent standard normal y and x.
     process = Diffusion(lambda t, x: jnp.array([x[1], -x[0] - x[1]]), lambda t, x: jnp.array([[0.0], [np.sqrt(2.0)]]))
@@ -436,6 +444,7 @@ def test_a_loss_with_a_zero_traps(cells):
 # --- other results ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_laws_and_rates_in_time():
     # Means decay with e^(-At), and the rates of linear drift are those of A.
     process, covariance = linear([[1.0, 0.4], [0.1, 2.0]], [[1.0, 0.7], [0.7, 1.0]])
@@ -501,12 +510,17 @@ def test_coordinates_that_do_not_move_are_found():
 
 
 def test_generators_that_do_not_fit_are_refused(monkeypatch):
-    monkeypatch.setattr(memory, "_installed", lambda: 1e6)
+    # A diagonal tensor would fit in half of it.
+    monkeypatch.setattr(memory, "_installed", lambda: 1e8)
     with pytest.raises(MemoryError, match=r"16384 cells, takes about .* more than half of this machine's"):
         fokker_planck.assemble(_correlated, sigmas(_covariance, 6, 128))
+    monkeypatch.setattr(memory, "_installed", lambda: 1e6)
+    with pytest.raises(MemoryError, match=r"4096 cells, takes about .* more than half of this machine's"):
+        fokker_planck.assemble(Diffusion(lambda t, x: -x, lambda t, x: jnp.ones(2)), sigmas(_covariance, 6, 64))
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (40, 24)])
+@pytest.mark.slow("shape1")
 def test_corners_that_all_edges_leave_are_joined_to_the_rest(shape):
     """Strong correlation in a wide box: in two of its corners every jump of the decomposition leads out."""
     process, covariance = linear(np.diag([1.0, 3.0]), 0.25 * np.array([[1.0, 0.95], [0.95, 1.0]]))

@@ -88,6 +88,7 @@ _processes = {
 
 
 @pytest.mark.parametrize("name", _processes)
+@pytest.mark.slow("multiplicative")
 def test_radial_processes_in_an_ellipse_to_second_order(name):
     process, scale, speed = _processes[name]
     times, errors = radial_times(scale, speed), []
@@ -100,6 +101,7 @@ def test_radial_processes_in_an_ellipse_to_second_order(name):
     assert np.log2(errors[0] / errors[1]) > 1.7
 
 
+@pytest.mark.slow
 def test_a_rectangle_at_an_angle():
     # Brownian motion in the unit square, T(centre) = .0736713532815 / D, turned by atan(1/2), with a tensor that is not
     # isotropic there: D = 2 along one side of length sqrt(2), and 1 along the other of length 1.
@@ -112,6 +114,7 @@ def test_a_rectangle_at_an_angle():
     assert np.max(tau.error) < 1e-3
 
 
+@pytest.mark.slow
 def test_diffusion_along_lines_only():
     # Along the diagonals of the plane, each of which is left like an interval: (ℓ² - s²) / 2 with D = 1 along it.
     noise = jnp.asarray([[1.0], [1.0]])
@@ -122,6 +125,7 @@ def test_diffusion_along_lines_only():
     np.testing.assert_allclose(tau.values, np.maximum(1 - across**2 - along**2, 0) / 2, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_drift_without_diffusion_leaves_upwind():
     # dX = dt, dY = sqrt(2) dB: a band x < .73 is left after .73 - x, which upwind differences of first order have.
     process = Diffusion(lambda t, x: jnp.stack([1 + 0 * x[0], 0 * x[0]]), lambda t, x: jnp.asarray([[0.0], [2.0**0.5]]))
@@ -150,6 +154,7 @@ def test_faces_that_absorb_cut_long_edges():
 # --- quasi-stationary laws --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_rate_of_an_ellipse():
     # j₀² for D⁻¹-radius 1, and the density is J₀(j₀ r), times the determinant of the root.
     j, rates = special.jn_zeros(0, 1)[0], []
@@ -178,6 +183,7 @@ def test_the_law_of_an_irreversible_process_leaves_at_its_rate():
 # --- committors -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_between_two_ellipses():
     # log(r / .3) / log(1 / .3), and the rate 2π sqrt(det D) / log(1 / .3) over the area of the box.
     grid = box(40)
@@ -194,6 +200,7 @@ def test_between_two_ellipses():
     np.testing.assert_allclose(outwards[there], 1 / np.log(1 / 0.3) / np.prod([2.65, 3.1]), rtol=0.03)
 
 
+@pytest.mark.slow
 def test_as_many_come_back_as_go():
     # Without detailed balance the committor back is not one minus that forth, but as many transitions come back as go.
     a, b = (lambda x: (x[0] + 0.5) ** 2 + x[1] ** 2 < 0.06), (lambda x: (x[0] - 0.5) ** 2 + (x[1] - 0.2) ** 2 < 0.09)
@@ -218,6 +225,7 @@ def test_jumps_from_one_set_into_the_other_are_refused():
 # --- what can't be answered -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exits_too_rare_for_float64_are_refused():
     noise = jnp.asarray(np.linalg.cholesky(np.array([[0.008, 0.004], [0.004, 0.01]])))
     process = Diffusion(lambda t, x: jnp.stack([x[0] - x[0] ** 3, -2 * x[1]]), lambda t, x: noise)

@@ -25,6 +25,7 @@ def _system(size, kind, rng):
 
 @pytest.mark.parametrize("kind", ["real", "complex"])
 @pytest.mark.parametrize(("size", "blocks"), [(7, 1), (37, 4), (64, 8)])
+@pytest.mark.slow("64-8-complex", "37-4-complex", "37-4-real")
 def test_the_system_is_solved(size, blocks, kind):
     rng = np.random.default_rng(size)
     diagonals, dense = _system(size, kind, rng)

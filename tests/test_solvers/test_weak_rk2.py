@@ -41,6 +41,7 @@ def _functionals(t, x):
 
 
 @pytest.mark.parametrize("noise", list(_noises))
+@pytest.mark.slow("isotropic", "separable", "matrix")
 def test_a_step_agrees_with_the_expansion_by_the_generator_to_order_two(noise):
     fn, need = _noises[noise]
     process = Diffusion(_drift, fn)
@@ -74,6 +75,7 @@ class _Altered(eqx.Module):
 
 
 @pytest.mark.parametrize("noise", ["isotropic", "matrix"])
+@pytest.mark.slow("matrix")
 def test_with_too_little_in_the_place_of_levy_areas_a_step_is_of_order_one(noise):
     alter = {
         "isotropic": lambda dt, w: sde.Increment(w.dw, dz=0.25 * dt * w.dw + 0.5 * w.dz),
@@ -96,6 +98,7 @@ def _global_orders(errors):
 
 
 @pytest.mark.parametrize("power", [2, 4])
+@pytest.mark.slow("2")
 def test_moments_of_linear_noise_that_does_not_commute(power):
     """All moments of one degree of dX = A X dt + Σ_j B_j X dW_j, by a matrix exponential; and those of the scheme."""
     a = np.array([[-1.0, 0.5], [-0.3, -0.7]])
