@@ -51,7 +51,7 @@ def digits(key: Any = 0, *, train: int = 1440) -> Split:
             "`datasets.digits` takes the images that ship with scikit-learn, which is not installed: "
             "`pip install scikit-learn`, or use `datasets.clusters`, which needs nothing."
         ) from None
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = (np.asarray(found) for found in load_digits(return_X_y=True))
     order = _generator(key).permutation(len(labels))
     if not 1 <= train < len(labels):
         raise ValueError(f"`train` must leave some of the {len(labels)} images on both sides, but got {train}.")

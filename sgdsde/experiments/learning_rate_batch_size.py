@@ -1,8 +1,8 @@
 """Learning curves of networks depend on η and the batch size B through η/B alone, as long as η is small.
 
-A grid of learning rates and batch sizes with the schedule of Wang's numerical study, a tenth of the rate after 12/25 and
-20/25 of all epochs. Equal η/B makes equal curves, up to the noise between runs, until ηλ_max(H) is no longer small. Equal
-η and other B differ: against epochs for the most part because t = Σ η has come less far, against t by their noise.
+A grid of learning rates and batch sizes with the schedule of Wang's numerical study, a tenth of the rate after 12/25
+and 20/25 of all epochs. Equal η/B makes equal curves, up to the noise between runs, until ηλ_max(H) is no longer small.
+Equal η and other B differ: against epochs for the most part because t = Σ η has come less far, against t by their noise.
 """
 
 import csv
@@ -58,8 +58,8 @@ class Config:
 class Result(eqx.Module):
     """Curves of every run, (losses, rates, batches, times, runs, 2, 4): `measures`, on training and held-out examples.
 
-    `traces` (losses, rates, batches, runs, 2, 2) are tr C and tr H at the ends. `examples` are those for training. Cells
-    of which a run became non-finite are NaN.
+    `traces` (losses, rates, batches, runs, 2, 2) are tr C and tr H at the ends. `examples` are those for training.
+    Cells of which a run became non-finite are NaN.
     """
 
     config: Config = eqx.field(static=True)

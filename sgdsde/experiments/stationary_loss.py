@@ -142,9 +142,10 @@ def minimum(loss: FiniteSum, x: Float[Array, " d"]) -> tuple[Array, np.ndarray, 
     def derivatives(x):
         return jax.jacfwd(loss.examples)(x, jnp.arange(loss.count)), jax.jacfwd(jax.grad(loss))(x)
 
+    gradients, H = map(np.asarray, derivatives(x))
     for _ in range(_newton_steps):
-        gradients, H = map(np.asarray, derivatives(x))
         x = x - jnp.asarray(np.linalg.solve(H, gradients.mean(axis=0)), x.dtype)
+        gradients, H = map(np.asarray, derivatives(x))
     return x, H, np.cov(gradients.T, ddof=0)
 
 

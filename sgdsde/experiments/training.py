@@ -1,4 +1,4 @@
-"""One cell of a grid of training runs: learning curves of SGD under the seed's schedule, and tr C and tr H at the end."""
+"""One cell of a grid of training runs: learning curves of SGD under Wang's schedule, and tr C and tr H at the end."""
 
 from typing import Any
 

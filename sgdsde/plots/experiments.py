@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import bare, blue, green, grey, on_axes, purple, series, sky, slope, ticks_at, vermilion
+from .style import bare, blue, few_decades, green, grey, on_axes, purple, series, sky, slope, ticks_at, vermilion
 
 if TYPE_CHECKING:
     from ..experiments.anisotropic_escape import Result as AnisotropicEscape
@@ -309,6 +309,9 @@ def learning_rate_batch_size(result: "LearningRateBatchSize", axes: Any = None) 
             mean = result.curves[0, r, b, :, :, 0, 0].mean(axis=1)
             label = rf"$\eta = {result.config.rates[r]:g}$, $B = {result.config.batches[b]}$"
             line: Any = {"color": colour, "marker": marker, "ms": 3, "ls": style, "label": label}
+            if style == "--":
+                # Rings around the points of the curve that it is to agree with.
+                line |= {"ms": 6, "mfc": "none"}
             epochs.plot(np.linspace(0, result.config.epochs, count), mean, **line)
             clock.plot(result.times(r, b), mean, **line)
         epochs.set(yscale="log", xlabel="epochs", ylabel="training loss", title=f"{result.config.losses[0]} loss")
@@ -327,10 +330,13 @@ def learning_rate_batch_size(result: "LearningRateBatchSize", axes: Any = None) 
         distances.axhline(1, label="noise between runs", **_dots)
         distances.set(xscale="log", yscale="log", xlabel=r"larger $\eta$ of the pair", ylabel="distance / noise floor")
         distances.set_title(r"equal $\eta/B$")
+        ticks_at(distances, sorted({result.config.rates[b[0]] for _, b in result.pairs()}))
         traces.set(
             xscale="log", yscale="log", xlabel=r"learning rate $\eta$", ylabel="tr $C$ / tr $H$", title="at the end"
         )
+        ticks_at(traces, result.config.rates)
         for ax in panels:
+            few_decades(ax)
             ax.legend()
             bare(ax)
     return panels
