@@ -87,7 +87,7 @@ def log_odds(loss: Any, logits: Float[Array, " classes"], label: Int[Array, ""])
     """log p/(1 - p) of the right class, with the p of `loss`, which is `kld` or `log_loss`."""
     if loss is log_loss:
         return logits[label]
-    others = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
+    others = jnp.where(jnp.arange(logits.shape[0], dtype=label.dtype) == label, -jnp.inf, logits)
     return logits[label] - jax.nn.logsumexp(others)
 
 

@@ -2,7 +2,7 @@
 
 A grid of learning rates and batch sizes with the schedule of Wang's numerical study, a tenth of the rate after 12/25
 and 20/25 of all epochs. Equal η/B makes equal curves, up to the noise between runs, until ηλ_max(H) is no longer small.
-Equal η and other B differ: against epochs for the most part because t = Σ η has come less far, against t by their noise.
+Equal η and other B differ: against epochs for the most part because t = Σ η has come less far, against t by noise.
 """
 
 import csv
@@ -96,12 +96,7 @@ class Result(eqx.Module):
 
     def pairs(self) -> list[tuple[tuple[int, int], tuple[int, int]]]:
         """Cells of equal η/B and neighbouring batch sizes, by the larger learning rate."""
-        rates, batches = self.config.rates, self.config.batches
-        cells = itertools.product(range(len(rates)), range(len(rates)), range(len(batches) - 1))
-        found = [
-            ((r, b), (s, b + 1)) for r, s, b in cells if np.isclose(rates[r] * batches[b + 1], rates[s] * batches[b])
-        ]
-        return sorted(found, key=lambda pair: rates[pair[1][0]])
+        return _pairs(self.config)
 
     @property
     def claims(self) -> list[Claim]:
@@ -253,11 +248,18 @@ def _check(config: Config, examples: int) -> None:
         raise ValueError(f'`losses` must be "KLD" or "log", but got {bad[0]!r}.')
     if config.network not in ("MLP", "ResNet"):
         raise ValueError(f'`network` must be "MLP" or "ResNet", but got {config.network!r}.')
-    if not Result(config, examples, np.zeros((0,) * 7), np.zeros((0,) * 6)).pairs():
+    if not _pairs(config):
         raise ValueError(
             f"`rates` and `batches` must have cells of equal η/B with neighbouring batch sizes, but got {config.rates} "
             f"and {config.batches}: for example, rates with the ratios of the batch sizes."
         )
+
+
+def _pairs(config: Config) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    rates, batches = config.rates, config.batches
+    cells = itertools.product(range(len(rates)), range(len(rates)), range(len(batches) - 1))
+    found = [((r, b), (s, b + 1)) for r, s, b in cells if np.isclose(rates[r] * batches[b + 1], rates[s] * batches[b])]
+    return sorted(found, key=lambda pair: rates[pair[1][0]])
 
 
 def _identity(config: Config, data: datasets.Split, key: Any) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _measured(loss: ModelLoss, points: Float[Array, "n d"]) -> Float[Array, "n 4
     def one(x):
         logits, labels = loss.outputs(x, index), loss.data[1]
         odds = jax.vmap(lambda z, y: log_odds(loss.loss, z, y))(logits, labels)
-        right = jnp.mean((jnp.argmax(logits, axis=1) == labels).astype(x.dtype))
+        right = jnp.mean((jnp.argmax(logits, axis=1).astype(labels.dtype) == labels).astype(x.dtype))
         return jnp.stack([loss(x), right, jnp.mean(jnp.exp(odds)), jnp.exp(jnp.mean(odds))])
 
     return lax.map(one, points)
