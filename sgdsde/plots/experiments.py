@@ -31,7 +31,7 @@ def anisotropic_escape(result: "AnisotropicEscape", axes: Any = None) -> np.ndar
         colours = dict(zip(kinds, (vermilion, purple, green, grey), strict=True))
         for k, (name, inside) in enumerate(result.inside.items()):
             colour = next((c for kind, c in colours.items() if name.endswith(kind)), blue)
-            left.plot(result.times, inside, color=colour, ls="--" if name.startswith("process") else "-", label=name)
+            left.plot(result.times, inside, color=colour, ls="--" if name.startswith("process") else "-")
             rate, sem = result.rates[name]
             right.errorbar(rate, -k, xerr=1.96 * sem, color=colour, marker="o", ls="")
         for k, name in enumerate(result.rates):
@@ -42,8 +42,11 @@ def anisotropic_escape(result: "AnisotropicEscape", axes: Any = None) -> np.ndar
         left.set(xlabel=r"$t = \eta k$", ylabel="part still inside", title="sharp basin")
         right.set(xscale="log", xlabel="exits per time", title="rates")
         right.set_yticks(-np.arange(len(result.rates)), list(result.rates))
+        # Colours are named by the rates.
+        left.plot([], [], color=grey, label=r"in steps of $\eta$")
+        left.plot([], [], color=grey, ls="--", label="process")
         for ax in panels:
-            ax.legend()
+            ax.legend(loc="upper right" if ax is left else "upper left")
             bare(ax)
     return panels
 
