@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import (
+        datasets as datasets,
         experiments as experiments,
         losses as losses,
         minimisers as minimisers,
+        networks as networks,
         noise as noise,
         optimizers as optimizers,
         plots as plots,
@@ -70,11 +72,13 @@ _homes = {
     "Validity": "weak_error",
     "compare": "distances",
     "compare_invariant": "invariant",
+    "datasets": None,
     "compare_laws": "law_comparison",
     "experiments": None,
     "hessian_trace": "law_comparison",
     "load": "saving",
     "losses": None,
+    "networks": None,
     "minimisers": None,
     "noise": None,
     "noise_report": "factors",

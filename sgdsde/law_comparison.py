@@ -342,8 +342,9 @@ def _checked_functionals(functionals: Any, loss: Callable) -> dict[str, Callable
 
 
 def _accuracy(loss: ModelLoss, x: Float[Array, " d"]) -> Float[Array, ""]:
-    outputs = loss.outputs(x, jnp.arange(loss.count))
-    return jnp.mean((jnp.argmax(outputs.reshape(loss.count, -1), axis=1) == loss.data[1]).astype(x.dtype))
+    outputs, labels = loss.outputs(x, jnp.arange(loss.count)), loss.data[1]
+    answers = jnp.argmax(outputs.reshape(loss.count, -1), axis=1)
+    return jnp.mean((answers.astype(labels.dtype) == labels).astype(x.dtype))
 
 
 def _values(functionals: dict[str, Callable], x: np.ndarray) -> dict[str, Float[np.ndarray, "n k"]]:

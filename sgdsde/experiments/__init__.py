@@ -16,9 +16,12 @@ if TYPE_CHECKING:
         convergence as convergence,
         escape as escape,
         flat_minima as flat_minima,
+        learning_rate_batch_size as learning_rate_batch_size,
         narrow_valley as narrow_valley,
         shuffling as shuffling,
         square_root_rule as square_root_rule,
+        stationary_loss as stationary_loss,
+        training as training,
         two_minima as two_minima,
         weak_order as weak_order,
     )
@@ -35,9 +38,11 @@ names = (
     "shuffling",
     "square_root_rule",
     "weak_order",
+    "stationary_loss",
+    "learning_rate_batch_size",
 )
 
-__all__ = ["claims", *names]
+__all__ = ["claims", "training", *names]
 
 
 def __getattr__(name: str):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import bare, blue, green, grey, on_axes, purple, series, sky, slope, ticks_at, vermilion
+from .style import bare, blue, few_decades, green, grey, on_axes, purple, series, sky, slope, ticks_at, vermilion
 
 if TYPE_CHECKING:
     from ..experiments.anisotropic_escape import Result as AnisotropicEscape
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from ..experiments.convergence import Result as Convergence
     from ..experiments.escape import Result as Escape
     from ..experiments.flat_minima import Result as FlatMinima
+    from ..experiments.learning_rate_batch_size import Result as LearningRateBatchSize
     from ..experiments.narrow_valley import Result as NarrowValley
     from ..experiments.shuffling import Result as Shuffling
     from ..experiments.square_root_rule import Result as SquareRootRule
+    from ..experiments.stationary_loss import Result as StationaryLoss
     from ..experiments.two_minima import Result as TwoMinima
     from ..experiments.weak_order import Result as WeakOrder
 
@@ -29,7 +31,7 @@ def anisotropic_escape(result: "AnisotropicEscape", axes: Any = None) -> np.ndar
         colours = dict(zip(kinds, (vermilion, purple, green, grey), strict=True))
         for k, (name, inside) in enumerate(result.inside.items()):
             colour = next((c for kind, c in colours.items() if name.endswith(kind)), blue)
-            left.plot(result.times, inside, color=colour, ls="--" if name.startswith("process") else "-", label=name)
+            left.plot(result.times, inside, color=colour, ls="--" if name.startswith("process") else "-")
             rate, sem = result.rates[name]
             right.errorbar(rate, -k, xerr=1.96 * sem, color=colour, marker="o", ls="")
         for k, name in enumerate(result.rates):
@@ -40,8 +42,11 @@ def anisotropic_escape(result: "AnisotropicEscape", axes: Any = None) -> np.ndar
         left.set(xlabel=r"$t = \eta k$", ylabel="part still inside", title="sharp basin")
         right.set(xscale="log", xlabel="exits per time", title="rates")
         right.set_yticks(-np.arange(len(result.rates)), list(result.rates))
+        # Colours are named by the rates.
+        left.plot([], [], color=grey, label=r"in steps of $\eta$")
+        left.plot([], [], color=grey, ls="--", label="process")
         for ax in panels:
-            ax.legend()
+            ax.legend(loc="upper right" if ax is left else "upper left")
             bare(ax)
     return panels
 
@@ -268,3 +273,73 @@ def _growth(ax: Any, curvatures: np.ndarray, marked: float) -> None:
     ax.axvline(marked, color=grey, lw=0.6)
     title = f"curvatures {curvatures[0]:g} and {curvatures[1]:g}"
     ax.set(xlabel=r"learning rate $\eta$", ylabel="growth rate", ylim=(-5, 3), title=title)
+
+
+def stationary_loss(result: "StationaryLoss", axes: Any = None) -> np.ndarray:
+    """E f - min f of runs over each prediction, against η λ_max, for every batch size."""
+    names = {
+        "Lyapunov": "discrete Lyapunov",
+        "tr C": r"$\eta\,\mathrm{tr}\,C/4B$",
+        "tr H": r"$\eta\,\mathrm{tr}\,H/4B$",
+    }
+    with on_axes(axes, len(result.config.batches)) as panels:
+        for ax, batch, measured, sem, row in zip(
+            panels, result.config.batches, result.measured, result.sem, range(len(panels)), strict=True
+        ):
+            for (name, label), (colour, marker) in zip(names.items(), series, strict=False):
+                predicted = result.predicted[name][row]
+                ratio, error = measured / predicted, 1.96 * sem / predicted
+                ax.errorbar(result.config.rates, ratio, error, color=colour, marker=marker, label=label)
+            ax.axhline(1, **_dots)
+            ax.set(
+                yscale="log", xlabel=r"$\eta\,\lambda_{\max}(H)$", ylabel="measured / predicted", title=f"$B = {batch}$"
+            )
+            ax.set_yticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+            ax.set_yticks([], minor=True)
+            ax.legend()
+            bare(ax)
+    return panels
+
+
+def learning_rate_batch_size(result: "LearningRateBatchSize", axes: Any = None) -> np.ndarray:
+    """Of the first loss: curves against epochs and against t, distances at equal η/B over their floor, and traces."""
+    with on_axes(axes, 4) as panels:
+        epochs, clock, distances, traces = panels
+        (small, equal), *_ = result.pairs()
+        shown = [small, equal, (small[0], equal[1]), (equal[0], small[1])]
+        count = result.curves.shape[3]
+        for (r, b), (colour, marker), style in zip(shown, series, ("-", "--", "-", "-"), strict=False):
+            mean = result.curves[0, r, b, :, :, 0, 0].mean(axis=1)
+            label = rf"$\eta = {result.config.rates[r]:g}$, $B = {result.config.batches[b]}$"
+            line: Any = {"color": colour, "marker": marker, "ms": 3, "ls": style, "label": label}
+            if style == "--":
+                # Rings around the points of the curve that it is to agree with.
+                line |= {"ms": 6, "mfc": "none"}
+            epochs.plot(np.linspace(0, result.config.epochs, count), mean, **line)
+            clock.plot(result.times(r, b), mean, **line)
+        epochs.set(yscale="log", xlabel="epochs", ylabel="training loss", title=f"{result.config.losses[0]} loss")
+        clock.set(yscale="log", xlabel=r"$t = \sum\eta$", ylabel="training loss", title="on the clock of the SDE")
+        for k, (name, (colour, marker)) in enumerate(zip(result.config.losses, series, strict=False)):
+            found = [(result.config.rates[b[0]], *result.distance(k, a, b)) for a, b in result.pairs()]
+            rate, distance, floor = np.transpose(found)
+            distances.plot(rate, distance / floor, color=colour, marker=marker, ls="", label=name)
+            C, H = (result.traces[k, ..., 0, m].mean(axis=-1) for m in (0, 1))
+            ratio = C / H
+            for b, batch in enumerate(result.config.batches):
+                label = f"{name}, $B = {batch}$"
+                traces.plot(
+                    result.config.rates, ratio[:, b], marker, color=colour, alpha=1 / (1 + b), ls="-", label=label
+                )
+        distances.axhline(1, label="noise between runs", **_dots)
+        distances.set(xscale="log", yscale="log", xlabel=r"larger $\eta$ of the pair", ylabel="distance / noise floor")
+        distances.set_title(r"equal $\eta/B$")
+        ticks_at(distances, sorted({result.config.rates[b[0]] for _, b in result.pairs()}))
+        traces.set(
+            xscale="log", yscale="log", xlabel=r"learning rate $\eta$", ylabel="tr $C$ / tr $H$", title="at the end"
+        )
+        ticks_at(traces, result.config.rates)
+        for ax in panels:
+            few_decades(ax)
+            ax.legend()
+            bare(ax)
+    return panels

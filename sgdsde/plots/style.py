@@ -66,6 +66,15 @@ def ticks_at(ax: "Axes", x: Any) -> None:
     ax.set_xticks([], minor=True)
 
 
+def few_decades(ax: "Axes") -> None:
+    """Ticks of a logarithmic ordinate at 1, 2 and 5 of every decade, as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_yticks([], minor=True)
+
+
 def slope(ax: "Axes", x: Any, y0: float, power: float, label: str | None = None, above: bool = True) -> None:
     """A dashed guide y = y0 (x / x[0])^power over the ends of `x`, named at its far end, above it or below it.
 

@@ -24,7 +24,7 @@ def standard_promotion():
 
 
 @pytest.mark.parametrize("name", experiments.names)
-@pytest.mark.slow("flat_minima", "two_minima", "anisotropic_escape")
+@pytest.mark.slow("flat_minima", "two_minima", "anisotropic_escape", "learning_rate_batch_size")
 def test_claims_hold(name):
     module = importlib.import_module(f"sgdsde.experiments.{name}")
     result = module.run(module.Config.fast(), 0)
