@@ -19,15 +19,18 @@ class Progress:
         self.total, self.done, self.began = total, 0, time.perf_counter()
 
     def add(self, path_steps: int) -> None:
+        """Counts so many more, and shows how many there are."""
         self.done += path_steps
         rate = self.done / max(time.perf_counter() - self.began, 1e-9)
         left = (self.total - self.done) / max(rate, 1e-9)
         self._write(f"{100 * self.done / self.total:5.1f} %, {rate:.3g} path-steps/s, {left:.0f} s left ")
 
     def wait(self) -> None:
+        """Shows that other workers have what is left to do."""
         self._write("waiting for other workers ")
 
     def close(self) -> None:
+        """Removes the line."""
         if self.handle is not None:
             self.handle.update({"text/plain": ""}, raw=True)
         elif self.show and self.display is None:
