@@ -1,6 +1,6 @@
 """The benchmark of real networks: a step of SGD's process with the exact covariance of minibatches, against a gradient.
 
-    python benchmarks/network.py           in about five minutes; writes network.md
+    python benchmarks/network.py           in some ten minutes; writes network.md
     python benchmarks/network.py --quick   a smoke test on small networks; writes nothing
 
 Both in the same process on one core, in turns; CPU-seconds of long runs less those of runs half as long, so that
